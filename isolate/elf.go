@@ -1,0 +1,202 @@
+package isolate
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+)
+
+// linker finds what the dynamic linker would load, without running anything:
+// ld.so(8). Paths are absolute.
+type linker struct {
+	files fs.FS
+	cache map[string][]string // soname → paths, from ld.so.cache
+}
+
+// binary is what matters of an ELF file.
+type binaryInfo struct {
+	machine elf.Machine
+	interp  string   // "" for a static program
+	needed  []string // DT_NEEDED
+	runpath []string // DT_RUNPATH, else DT_RPATH, with $ORIGIN replaced
+}
+
+var errNotELF = errors.New("not an ELF file")
+
+// open opens an absolute path for reading.
+func openAbs(files fs.FS, name string) (fs.File, error) {
+	return files.Open(strings.TrimPrefix(path.Clean(name), "/"))
+}
+
+func (l *linker) read(name string) (*binaryInfo, error) {
+	f, err := openAbs(l.files, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r, ok := f.(io.ReaderAt)
+	if !ok {
+		return nil, fmt.Errorf("%s: cannot be read at an offset", name)
+	}
+	var magic [4]byte
+	if _, err := r.ReadAt(magic[:], 0); err != nil || string(magic[:]) != elf.ELFMAG {
+		return nil, fmt.Errorf("%s: %w", name, errNotELF)
+	}
+	e, err := elf.NewFile(r)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	info := &binaryInfo{machine: e.Machine}
+	for _, p := range e.Progs {
+		if p.Type == elf.PT_INTERP {
+			b := make([]byte, min(p.Filesz, 4096))
+			if _, err := p.ReadAt(b, 0); err != nil {
+				return nil, fmt.Errorf("%s: reading PT_INTERP: %w", name, err)
+			}
+			info.interp = string(bytes.TrimRight(b, "\x00"))
+		}
+	}
+	// Files without a dynamic section have neither.
+	info.needed, _ = e.DynString(elf.DT_NEEDED)
+	runpath, _ := e.DynString(elf.DT_RUNPATH)
+	if len(runpath) == 0 {
+		runpath, _ = e.DynString(elf.DT_RPATH)
+	}
+	origin := path.Dir(name)
+	for _, list := range runpath {
+		for dir := range strings.SplitSeq(list, ":") {
+			dir = strings.ReplaceAll(dir, "${ORIGIN}", origin)
+			dir = strings.ReplaceAll(dir, "$ORIGIN", origin)
+			if path.IsAbs(dir) {
+				info.runpath = append(info.runpath, path.Clean(dir))
+			}
+		}
+	}
+	return info, nil
+}
+
+// closure is the interpreter and every library that program, a resolved path,
+// is linked with, directly or not. Nothing for a static program.
+func (l *linker) closure(program string) ([]string, error) {
+	root, err := l.read(program)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	if root.interp != "" {
+		found = append(found, root.interp)
+	}
+	seen := map[string]bool{}
+	type need struct {
+		soname string
+		by     *binaryInfo
+		byName string
+	}
+	var queue []need
+	push := func(b *binaryInfo, name string) {
+		for _, n := range b.needed {
+			queue = append(queue, need{n, b, name})
+		}
+	}
+	push(root, program)
+	for len(queue) > 0 {
+		n := queue[0]
+		queue = queue[1:]
+		// The interpreter is there already, under the name that it is needed by.
+		if seen[n.soname] || path.Base(root.interp) == n.soname {
+			continue
+		}
+		seen[n.soname] = true
+		name, info, err := l.find(n.soname, root, n.by)
+		if err != nil {
+			return nil, fmt.Errorf("%s needs the library %s: %w", n.byName, n.soname, err)
+		}
+		found = append(found, name)
+		push(info, name)
+	}
+	return found, nil
+}
+
+// find looks for a library where ld.so does: the needing file's own path, the
+// program's, the cache, the default directories. A file for another machine is
+// passed over.
+func (l *linker) find(soname string, root, by *binaryInfo) (string, *binaryInfo, error) {
+	var candidates []string
+	if strings.Contains(soname, "/") {
+		candidates = []string{soname}
+	} else {
+		for _, dir := range slices.Concat(by.runpath, root.runpath) {
+			candidates = append(candidates, path.Join(dir, soname))
+		}
+		candidates = append(candidates, l.cached()[soname]...)
+		for _, dir := range defaultLibraryDirs(root.machine) {
+			candidates = append(candidates, path.Join(dir, soname))
+		}
+	}
+	for _, c := range candidates {
+		if info, err := l.read(c); err == nil && info.machine == root.machine {
+			return c, info, nil
+		}
+	}
+	return "", nil, fs.ErrNotExist
+}
+
+func defaultLibraryDirs(m elf.Machine) []string {
+	triplet := map[elf.Machine]string{elf.EM_X86_64: "x86_64-linux-gnu", elf.EM_AARCH64: "aarch64-linux-gnu"}[m]
+	dirs := []string{"/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"}
+	if triplet != "" {
+		dirs = append([]string{"/lib/" + triplet, "/usr/lib/" + triplet}, dirs...)
+	}
+	return dirs
+}
+
+func (l *linker) cached() map[string][]string {
+	if l.cache == nil {
+		l.cache = map[string][]string{}
+		if b, err := fs.ReadFile(l.files, "etc/ld.so.cache"); err == nil {
+			l.cache = parseLinkerCache(b)
+		}
+	}
+	return l.cache
+}
+
+// parseLinkerCache reads glibc's ld.so.cache, format "glibc-ld.so.cache1.1"
+// (dl-cache.h). Anything else gives an empty map: the default directories are
+// searched then.
+func parseLinkerCache(b []byte) map[string][]string {
+	const magic = "glibc-ld.so.cache1.1"
+	const headerSize, entrySize = 48, 24
+	cache := map[string][]string{}
+	start := bytes.Index(b, []byte(magic)) // an old-format cache may stand in front
+	if start < 0 || len(b)-start < headerSize {
+		return cache
+	}
+	b = b[start:]
+	count := int(binary.NativeEndian.Uint32(b[len(magic):]))
+	if count < 0 || count > (len(b)-headerSize)/entrySize {
+		return cache
+	}
+	text := func(offset uint32) (string, bool) {
+		if uint64(offset) >= uint64(len(b)) {
+			return "", false
+		}
+		s, _, ok := bytes.Cut(b[offset:], []byte{0})
+		return string(s), ok
+	}
+	for i := range count {
+		e := b[headerSize+i*entrySize:]
+		soname, ok1 := text(binary.NativeEndian.Uint32(e[4:]))
+		name, ok2 := text(binary.NativeEndian.Uint32(e[8:]))
+		if ok1 && ok2 && path.IsAbs(name) {
+			cache[soname] = append(cache[soname], name)
+		}
+	}
+	return cache
+}

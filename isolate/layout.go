@@ -1,0 +1,204 @@
+package isolate
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Sequence is what one instance of init carries out: the Init calls; then a
+// clone; in the child the Child calls, the last of which is an execve; in the
+// parent, once the child has passed its execve, the Parent calls. After them
+// init waits for the child and reports its end, unless the last Parent call
+// ended init itself.
+//
+// The first call that fails ends everything; init reports which one it was.
+type Sequence struct {
+	Init   []*Call
+	Clone  Arg // flags
+	Child  []*Call
+	Parent []*Call
+
+	pidfd Arg // where the clone stores the child's pidfd
+}
+
+// Init's buffer: where it lies, how large it is, and the header at its start,
+// as words of eight bytes. launcher/init_*.s is written against these numbers;
+// launcher/image.go takes address and size from here.
+const (
+	BufferAddress = 0x10000000
+	BufferSize    = 1 << 20
+
+	headSize   = 0  // bytes of the whole plan
+	headFirst  = 8  // address of the first call
+	headInit   = 16 // address behind the last Init call
+	headChild  = 24 // … Child call
+	headParent = 32 // … Parent call
+	headFlags  = 48 // of the clone
+	headPidfd  = 56 // where the clone stores the pidfd
+	headEnd    = 104
+
+	callSize     = 80 // number, loads, tolerated, result, six arguments
+	callLoads    = 8
+	callTolerate = 16
+	callResult   = 24
+	callArgs     = 32
+)
+
+// A Record is what init, or the launcher in its place, sends to the host.
+type Record struct {
+	Kind  uint64
+	Value uint64
+	Errno uint64
+}
+
+// RecordSize is the size of an encoded Record in bytes.
+const RecordSize = 24
+
+// Kinds of records, in the order in which a good start sends them.
+const (
+	RecordFailed   = 1 // a call failed: Value is its address, Errno the reason
+	RecordExited   = 2 // the program ended: Value is its wait status
+	RecordStarted  = 3 // the program runs; its pidfd comes along
+	RecordCloned   = 4 // init exists; its pidfd comes along
+	RecordLaunched = 5 // from the launcher: stage one ended with wait status Value, or did not start for Errno
+)
+
+// Encode writes the record as init does.
+func (r Record) Encode() []byte {
+	b := make([]byte, 0, RecordSize)
+	for _, w := range []uint64{r.Kind, r.Value, r.Errno} {
+		b = binary.NativeEndian.AppendUint64(b, w)
+	}
+	return b
+}
+
+// DecodeRecord reads a record; b has RecordSize bytes.
+func DecodeRecord(b []byte) (Record, error) {
+	if len(b) != RecordSize {
+		return Record{}, fmt.Errorf("record of %d bytes instead of %d", len(b), RecordSize)
+	}
+	word := func(i int) uint64 { return binary.NativeEndian.Uint64(b[8*i:]) }
+	return Record{word(0), word(1), word(2)}, nil
+}
+
+// Calls are all calls in order, without the clone.
+func (s *Sequence) Calls() []*Call {
+	all := make([]*Call, 0, len(s.Init)+len(s.Child)+len(s.Parent))
+	all = append(all, s.Init...)
+	all = append(all, s.Child...)
+	return append(all, s.Parent...)
+}
+
+// CallAt names the call that a RecordFailed means.
+func (s *Sequence) CallAt(address uint64) string {
+	if address == BufferAddress {
+		return "clone(" + s.Clone.text + ")"
+	}
+	i := int64(address-BufferAddress-headEnd) / callSize
+	calls := s.Calls()
+	if i < 0 || i >= int64(len(calls)) {
+		return fmt.Sprintf("call at %#x", address)
+	}
+	return calls[i].String()
+}
+
+// String prints the sequence, a call a line, the clone between the parts.
+func (s *Sequence) String() string {
+	var b strings.Builder
+	for _, c := range s.Init {
+		fmt.Fprintln(&b, c)
+	}
+	fmt.Fprintf(&b, "clone(%s)\n", s.Clone.text)
+	for _, c := range s.Child {
+		fmt.Fprintf(&b, "  child: %s\n", c)
+	}
+	for _, c := range s.Parent {
+		fmt.Fprintln(&b, c)
+	}
+	return b.String()
+}
+
+// Encode lays the sequence out for init's buffer. The only error is a plan
+// that is larger than the buffer (arguments and environment are in it).
+func (s *Sequence) Encode() ([]byte, error) {
+	calls := s.Calls()
+	e := encoder{
+		out:     make([]byte, headEnd+callSize*len(calls), 16<<10),
+		placed:  map[*block]uint64{},
+		results: make(map[*Call]uint64, len(calls)),
+	}
+	at := func(i int) uint64 { return BufferAddress + headEnd + uint64(i)*callSize }
+	for i, c := range calls {
+		e.results[c] = at(i) + callResult
+	}
+	for i, c := range calls {
+		o := headEnd + i*callSize
+		e.put(o, uint64(numbers[c.Name]))
+		var loads uint64
+		for j, a := range c.Args {
+			if a.load {
+				loads |= 1 << j
+			}
+			e.put(o+callArgs+8*j, e.value(a))
+		}
+		e.put(o+callLoads, loads)
+		e.put(o+callTolerate, uint64(c.Tolerate))
+	}
+	e.put(headFirst, at(0))
+	e.put(headInit, at(len(s.Init)))
+	e.put(headChild, at(len(s.Init)+len(s.Child)))
+	e.put(headParent, at(len(calls)))
+	e.put(headFlags, s.Clone.number)
+	e.put(headPidfd, e.value(s.pidfd))
+	e.put(headSize, uint64(len(e.out)))
+	if len(e.out) > BufferSize {
+		return nil, fmt.Errorf("the plan, arguments and environment included, takes %d bytes; at most %d fit: %w", len(e.out), BufferSize, unix.E2BIG)
+	}
+	return e.out, nil
+}
+
+type encoder struct {
+	out     []byte
+	placed  map[*block]uint64 // address of each block
+	results map[*Call]uint64  // address of each call's result
+}
+
+func (e *encoder) put(offset int, word uint64) {
+	binary.NativeEndian.PutUint64(e.out[offset:], word)
+}
+
+func (e *encoder) value(a Arg) uint64 {
+	switch {
+	case a.result != nil:
+		address, ok := e.results[a.result]
+		if !ok {
+			panic("isolate: bug: result of a call that is not in the plan: " + a.result.String())
+		}
+		return address
+	case a.block != nil:
+		return e.place(a.block) + uint64(a.offset)
+	}
+	return a.number
+}
+
+// place appends the block, aligned to eight bytes, and gives its address.
+func (e *encoder) place(b *block) uint64 {
+	if address, ok := e.placed[b]; ok {
+		return address
+	}
+	for len(e.out)%8 != 0 {
+		e.out = append(e.out, 0)
+	}
+	offset := len(e.out)
+	address := uint64(BufferAddress + offset)
+	e.placed[b] = address
+	e.out = append(e.out, make([]byte, b.size())...)
+	copy(e.out[offset:], b.bytes)
+	for i, w := range b.words {
+		e.put(offset+8*i, e.value(w))
+	}
+	return address
+}

@@ -1,0 +1,264 @@
+package isolate
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// The system call filter: moby's default profile for a container without
+// capabilities, as data (seccomp_table.go), less what a program in a cell has
+// no business with (removed, below), and with the conditions written here.
+//
+// It is compiled to a balanced tree over ranges of numbers. The kernel runs a
+// filter once for every number when it is installed, so that a chain of 300
+// comparisons costs about half a millisecond a start; the tree costs a sixth.
+
+//go:generate go run gen_seccomp.go
+
+// A syscallEntry is one system call of an architecture and what moby's profile
+// says of it.
+type syscallEntry struct {
+	name   string
+	number uint32
+	moby   mobyVerdict
+}
+
+type mobyVerdict uint8
+
+const (
+	mobyRefuses mobyVerdict = iota
+	mobyAllows
+	mobyConditional
+)
+
+// A verdict is a filter's answer: SECCOMP_RET_*, or the conditions of one
+// system call.
+type verdict struct {
+	action uint32
+	check  check
+}
+
+const (
+	allow   = unix.SECCOMP_RET_ALLOW
+	refuse  = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
+	unknown = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+	kill    = unix.SECCOMP_RET_KILL_PROCESS
+)
+
+// A check decides by the arguments.
+type check uint8
+
+const (
+	checkNone check = iota
+	checkClone
+	checkIoctl
+	checkPersonality
+	checkSocket
+)
+
+var conditional = map[string]check{
+	"clone":       checkClone,
+	"ioctl":       checkIoctl,
+	"personality": checkPersonality,
+	"socket":      checkSocket,
+}
+
+// answeredENOSYS are calls whose absence programs handle: libraries fall back.
+// With memfds and execveat a program could run what it has written.
+var answeredENOSYS = map[string]bool{
+	"clone3":         true,
+	"execveat":       true,
+	"memfd_create":   true,
+	"memfd_secret":   true,
+	"io_uring_setup": true, "io_uring_enter": true, "io_uring_register": true,
+}
+
+// removed is what moby's profile allows and ours does not.
+var removed = map[string]bool{
+	"adjtimex": true, "clock_adjtime": true, "clock_adjtime64": true,
+	"epoll_ctl_old": true, "epoll_wait_old": true,
+	"fanotify_mark": true,
+	"io_cancel":     true, "io_destroy": true, "io_getevents": true, "io_pgetevents": true, "io_setup": true, "io_submit": true,
+	"listmount": true, "statmount": true,
+	"modify_ldt":        true,
+	"name_to_handle_at": true,
+	"process_mrelease":  true,
+	"process_vm_readv":  true,
+	"process_vm_writev": true,
+	"ptrace":            true,
+	"remap_file_pages":  true,
+	"vmsplice":          true,
+}
+
+func (e syscallEntry) verdict() verdict {
+	switch {
+	case answeredENOSYS[e.name]:
+		return verdict{action: unknown}
+	case removed[e.name] || e.moby == mobyRefuses:
+		return verdict{action: refuse}
+	case conditional[e.name] != checkNone:
+		return verdict{check: conditional[e.name]}
+	case e.moby == mobyConditional:
+		return verdict{action: refuse} // a condition of moby's that is not written here
+	}
+	return verdict{action: allow}
+}
+
+// x32 calls have this bit; the architecture is the same.
+const x32Bit = 0x40000000
+
+// A verdictRange holds from first up to the next range.
+type verdictRange struct {
+	first uint32
+	verdict
+}
+
+// ranges covers all numbers: what the table has, ENOSYS between and behind, the
+// end of the process for x32. syscall(-1) is legal and answers ENOSYS.
+func ranges(table []syscallEntry) []verdictRange {
+	byNumber := slices.SortedFunc(slices.Values(table), func(a, b syscallEntry) int { return cmp.Compare(a.number, b.number) })
+	var out []verdictRange
+	add := func(first uint32, v verdict) {
+		if n := len(out); n == 0 || out[n-1].verdict != v {
+			out = append(out, verdictRange{first, v})
+		}
+	}
+	next := uint32(0)
+	for _, e := range byNumber {
+		if e.number > next {
+			add(next, verdict{action: unknown})
+		}
+		add(e.number, e.verdict())
+		next = e.number + 1
+	}
+	add(next, verdict{action: unknown})
+	add(x32Bit, verdict{action: kill})
+	add(0x80000000, verdict{action: unknown})
+	return out
+}
+
+// Where a filter finds things in seccomp_data, little endian: seccomp(2).
+const (
+	dataNumber = 0
+	dataArch   = 4
+)
+
+func argLow(i uint32) uint32  { return 16 + 8*i }
+func argHigh(i uint32) uint32 { return 20 + 8*i }
+
+func load(offset uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+}
+
+func ret(action uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: action}
+}
+
+func jump(op uint16, k uint32, ifTrue, ifFalse uint8) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_JMP | op | unix.BPF_K, Jt: ifTrue, Jf: ifFalse, K: k}
+}
+
+// either is: if A == k then yes, else no. Both end in returns.
+func either(k uint32, yes, no []unix.SockFilter) []unix.SockFilter {
+	return slices.Concat([]unix.SockFilter{jump(unix.BPF_JEQ, k, 0, uint8(len(yes)))}, yes, no)
+}
+
+// checks are the conditions; what allows compares all 64 bits, what refuses the
+// 32 that the kernel looks at.
+func checks(c check) []unix.SockFilter {
+	yes, no := []unix.SockFilter{ret(allow)}, []unix.SockFilter{ret(refuse)}
+	oneOf := func(values []uint32, otherwise []unix.SockFilter) []unix.SockFilter {
+		code := otherwise
+		for _, v := range slices.Backward(values) {
+			code = either(v, yes, code)
+		}
+		return code
+	}
+	exactly := func(arg uint32, low []unix.SockFilter) []unix.SockFilter {
+		return append([]unix.SockFilter{load(argHigh(arg))}, either(0, append([]unix.SockFilter{load(argLow(arg))}, low...), no)...)
+	}
+	switch c {
+	case checkClone:
+		// Not CLONE_NEWTIME: clone takes that bit for part of the exit signal.
+		const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
+		return []unix.SockFilter{load(argLow(0)), jump(unix.BPF_JSET, namespaces, 0, 1), ret(refuse), ret(allow)}
+	case checkIoctl:
+		return append([]unix.SockFilter{load(argLow(1))}, either(unix.TIOCSTI, no, either(tioclinux, no, yes))...)
+	case checkPersonality:
+		return exactly(0, oneOf([]uint32{0, 0xffffffff}, no))
+	case checkSocket:
+		route := exactly(2, oneOf([]uint32{unix.NETLINK_ROUTE}, no))
+		return exactly(0, oneOf([]uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6}, either(unix.AF_NETLINK, route, no)))
+	}
+	panic("isolate: bug: no such check")
+}
+
+const tioclinux = 0x541c // ioctl_console(2)
+
+// tree is a binary search over the ranges, with A = the number.
+func tree(r []verdictRange) []unix.SockFilter {
+	if len(r) == 1 {
+		if r[0].check != checkNone {
+			return checks(r[0].check)
+		}
+		return []unix.SockFilter{ret(r[0].action)}
+	}
+	mid := len(r) / 2
+	below, above := tree(r[:mid]), tree(r[mid:])
+	head := []unix.SockFilter{jump(unix.BPF_JGE, r[mid].first, uint8(len(below)), 0)}
+	if len(below) > 255 { // conditional jumps are short, unconditional ones are not
+		head = []unix.SockFilter{
+			jump(unix.BPF_JGE, r[mid].first, 0, 1),
+			{Code: unix.BPF_JMP | unix.BPF_JA, K: uint32(len(below))},
+		}
+	}
+	return slices.Concat(head, below, above)
+}
+
+// filter is the program for an architecture; a foreign one ends the process.
+func filter(auditArch uint32, table []syscallEntry) []unix.SockFilter {
+	return slices.Concat([]unix.SockFilter{
+		load(dataArch),
+		jump(unix.BPF_JEQ, auditArch, 1, 0),
+		ret(kill),
+		load(dataNumber),
+	}, tree(ranges(table)))
+}
+
+// filterFor is the filter for a GOARCH that we support.
+func filterFor(arch string) ([]unix.SockFilter, error) {
+	switch arch {
+	case "amd64":
+		return filter(unix.AUDIT_ARCH_X86_64, syscallsAMD64), nil
+	case "arm64":
+		return filter(unix.AUDIT_ARCH_AARCH64, syscallsARM64), nil
+	}
+	return nil, fmt.Errorf("no system call filter for %s", arch)
+}
+
+// hardenedFilter is the argument of seccomp(SECCOMP_SET_MODE_FILTER).
+func hardenedFilter() (Arg, error) {
+	code, err := encodedFilter()
+	if err != nil {
+		return Arg{}, err
+	}
+	program := &block{words: []Arg{num(int64(len(code) / 8)), at(&block{bytes: code}, 0, "")}}
+	return at(program, 0, fmt.Sprintf("{hardened, %d instructions}", len(code)/8)), nil
+}
+
+var encodedFilter = sync.OnceValues(func() ([]byte, error) {
+	f, err := filterFor(runtime.GOARCH)
+	var b []byte
+	for _, i := range f {
+		b = binary.NativeEndian.AppendUint16(b, i.Code)
+		b = append(b, i.Jt, i.Jf)
+		b = binary.NativeEndian.AppendUint32(b, i.K)
+	}
+	return b, err
+})

@@ -1,0 +1,349 @@
+package isolate
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// fileSystem is what a view is built from: the host's files, or a test's.
+type fileSystem interface {
+	fs.StatFS
+	fs.ReadLinkFS
+}
+
+// A bind is one file or directory of the host that becomes visible, under the
+// same path.
+type bind struct {
+	path     string // resolved: no symbolic link in it
+	info     fs.FileInfo
+	writable bool
+	exec     bool // may be executed, or mapped executable
+	device   bool
+}
+
+// A view collects what a program will see. Nothing in it is decided twice: a
+// path that is shown already keeps the wider right.
+type view struct {
+	files  fileSystem
+	linker linker
+	binds  map[string]bind
+	links  map[string]string // path of a symbolic link → its text
+	texts  map[string]string // generated files
+	dirs   map[string]bool   // directories that must exist
+}
+
+func newView(files fileSystem) *view {
+	return &view{
+		files:  files,
+		linker: linker{files: files},
+		binds:  map[string]bind{},
+		links:  map[string]string{},
+		texts:  map[string]string{},
+		dirs:   map[string]bool{},
+	}
+}
+
+// resolve follows the symbolic links in name and keeps each, so that the name
+// works inside as it does outside.
+func (v *view) resolve(name string) (string, error) {
+	const maxLinks = 40 // as the kernel: path_resolution(7)
+	rest := strings.Split(strings.Trim(path.Clean(name), "/"), "/")
+	done := "/"
+	for followed := 0; len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		if part == "" || part == "." {
+			continue
+		}
+		if part == ".." {
+			done = path.Dir(done)
+			continue
+		}
+		next := path.Join(done, part)
+		info, err := v.files.Lstat(next[1:])
+		if err != nil {
+			return "", &fs.PathError{Op: "lstat", Path: next, Err: errors.Unwrap(err)}
+		}
+		if info.Mode()&fs.ModeSymlink == 0 {
+			done = next
+			continue
+		}
+		if followed++; followed > maxLinks {
+			return "", &fs.PathError{Op: "resolve", Path: name, Err: unix.ELOOP}
+		}
+		text, err := v.files.ReadLink(next[1:])
+		if err != nil {
+			return "", err
+		}
+		v.links[next] = text
+		if path.IsAbs(text) {
+			done = "/"
+		}
+		rest = append(strings.Split(strings.Trim(text, "/"), "/"), rest...)
+	}
+	return done, nil
+}
+
+// show makes a file or directory of the host visible.
+func (v *view) show(name string, want bind) (bind, error) {
+	real, err := v.resolve(name)
+	if err != nil {
+		return bind{}, err
+	}
+	want.path = real
+	if want.info, err = v.files.Lstat(real[1:]); err != nil {
+		return bind{}, err
+	}
+	if old, ok := v.binds[real]; ok {
+		want.writable = want.writable || old.writable
+		want.exec = (want.exec || old.exec) && !want.writable
+	}
+	v.binds[real] = want
+	return want, nil
+}
+
+// showIfThere is show for data that a host may lack.
+func (v *view) showIfThere(name string, want bind) error {
+	if _, err := v.show(name, want); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// program shows a program with its closure and what its kind needs.
+func (v *view) program(name string) error {
+	b, err := v.show(name, bind{exec: true})
+	if err != nil {
+		return err
+	}
+	if !b.info.Mode().IsRegular() {
+		return &fs.PathError{Op: "exec", Path: name, Err: unix.EACCES}
+	}
+	if b.info.Mode()&0o111 == 0 {
+		return &fs.PathError{Op: "exec", Path: name, Err: unix.EACCES}
+	}
+	if err := v.library(b.path); err != nil {
+		if !errors.Is(err, errNotELF) {
+			return err
+		}
+		return v.script(name, b.path)
+	}
+	return v.kind(b.path)
+}
+
+// library shows what the ELF file at the resolved path is linked with.
+func (v *view) library(name string) error {
+	closure, err := v.linker.closure(name)
+	if err != nil {
+		return err
+	}
+	for _, c := range closure {
+		if _, err := v.show(c, bind{exec: true}); err != nil {
+			return fmt.Errorf("%s needs %s: %w", name, c, err)
+		}
+	}
+	return nil
+}
+
+// scripts are checked last: their interpreter must be a program that is allowed.
+func (v *view) script(name, real string) error {
+	interpreter, err := v.interpreter(real)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	target, err := v.resolve(interpreter)
+	if err != nil {
+		return fmt.Errorf("%s is a script and its interpreter is missing: %w", name, err)
+	}
+	if b, ok := v.binds[target]; !ok || !b.exec {
+		return &fs.PathError{Op: "exec", Path: name, Err: fmt.Errorf(
+			"it is a script: its interpreter %s is a program as well and must be allowed: %w", interpreter, unix.EACCES)}
+	}
+	return nil
+}
+
+// interpreter reads the #! line, as execve(2) does.
+func (v *view) interpreter(real string) (string, error) {
+	f, err := openAbs(v.files, real)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	head := make([]byte, 256)
+	n, _ := f.Read(head)
+	line, _, _ := bytes.Cut(head[:n], []byte("\n"))
+	rest, ok := bytes.CutPrefix(line, []byte("#!"))
+	fields := bytes.Fields(rest)
+	if !ok || len(fields) == 0 || !path.IsAbs(string(fields[0])) {
+		return "", fmt.Errorf("neither an ELF file nor a script with an interpreter: %w", unix.ENOEXEC)
+	}
+	return string(fields[0]), nil
+}
+
+// kinds is what programs open beyond what they are linked with, by the name of
+// the resolved program. Directories of an interpreter's library hold no ELF
+// executables of their own; their shared objects bring their closure.
+var kinds = []struct {
+	program *regexp.Regexp
+	needs   []string // $1 is the program's submatch
+}{
+	{regexp.MustCompile(`^/usr(?:/local)?/bin/python(\d\.\d+)$`), []string{"/usr/lib/python$1", "/usr/lib/python3/dist-packages", "/usr/local/lib/python$1"}},
+	{regexp.MustCompile(`^/usr/bin/perl(?:5[.\d]*)?$`), []string{"/etc/perl", "/usr/share/perl", "/usr/share/perl5", "/usr/lib/*/perl", "/usr/lib/*/perl5", "/usr/lib/*/perl-base", "/usr/local/share/perl", "/usr/local/lib/*/perl"}},
+	{regexp.MustCompile(`^(/usr/lib/jvm/[^/]+)/bin/java$`), []string{"$1/lib", "$1/conf", "$1/release", "/etc/java-*"}},
+	{regexp.MustCompile(`^/usr/bin/(?:curl|openssl|git|wget|node|nodejs|ssh)$`), []string{"/etc/ssl/openssl.cnf", "/usr/lib/ssl", "/etc/gitconfig"}},
+	{regexp.MustCompile(`^/usr/bin/iconv$`), []string{"/usr/lib/*/gconv"}},
+	{regexp.MustCompile(`^/usr/bin/(?:convert|magick|identify|mogrify)[-.\w]*$`), []string{"/etc/ImageMagick-*", "/usr/lib/*/ImageMagick-*", "/usr/share/ImageMagick-*", "/etc/fonts", "/usr/share/fonts"}},
+}
+
+func (v *view) kind(real string) error {
+	for _, k := range kinds {
+		m := k.program.FindStringSubmatch(real)
+		if m == nil {
+			continue
+		}
+		for _, need := range k.needs {
+			if len(m) > 1 {
+				need = strings.ReplaceAll(need, "$1", m[1])
+			}
+			if err := v.need(need); err != nil {
+				return fmt.Errorf("%s needs %s: %w", real, need, err)
+			}
+		}
+	}
+	return nil
+}
+
+// need shows every file or directory that matches, with the libraries of the
+// shared objects in it.
+func (v *view) need(pattern string) error {
+	matches, err := fs.Glob(v.files, strings.TrimPrefix(pattern, "/"))
+	if err != nil {
+		return err
+	}
+	for _, m := range matches {
+		b, err := v.show("/"+m, bind{exec: true})
+		if err != nil {
+			return err
+		}
+		if err := v.objects(b.path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// objects shows the libraries of the shared objects below a resolved path. One
+// that is broken, or lacks a library, could not be loaded outside either.
+func (v *view) objects(dir string) error {
+	return fs.WalkDir(v.files, dir[1:], func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || !strings.Contains(path.Base(name), ".so") {
+			return err
+		}
+		closure, err := v.linker.closure("/" + name)
+		if err != nil {
+			return nil
+		}
+		for _, c := range closure {
+			if _, err := v.show(c, bind{exec: true}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// data that programs of every kind open: locale, character sets, time zones,
+// certificates. Generated accounts, because the host's name people.
+func (v *view) data(uid, gid int, network Network) error {
+	optional := []string{
+		"/etc/ld.so.cache",
+		"/usr/lib/locale/C.utf8",
+		"/usr/lib/*/gconv/gconv-modules.cache",
+		"/usr/share/zoneinfo",
+		"/etc/localtime",
+		"/etc/ssl/certs/ca-certificates.crt",
+	}
+	if network == NetworkHost {
+		optional = append(optional, "/etc/resolv.conf", "/etc/hosts", "/etc/services", "/etc/gai.conf", "/etc/host.conf")
+	} else {
+		v.texts["/etc/hosts"] = "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
+	}
+	for _, pattern := range optional {
+		matches, err := fs.Glob(v.files, pattern[1:])
+		if err != nil {
+			return err
+		}
+		for _, m := range matches {
+			if err := v.showIfThere("/"+m, bind{}); err != nil {
+				return err
+			}
+		}
+	}
+	v.texts["/etc/passwd"] = fmt.Sprintf("program:x:%d:%d:program:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", uid, gid)
+	v.texts["/etc/group"] = fmt.Sprintf("program:x:%d:\nnogroup:x:65534:\n", gid)
+	v.texts["/etc/nsswitch.conf"] = "passwd: files\ngroup: files\nhosts: files dns\n"
+	return nil
+}
+
+// mergedLinks are the names of merged directories (usr-merge): programs are
+// asked for by them, ELF interpreters as well.
+func (v *view) mergedLinks() {
+	for _, name := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
+		if text, err := v.files.ReadLink(name); err == nil {
+			v.links["/"+name] = text
+		}
+	}
+}
+
+// system shows all of /usr and what points out of it.
+func (v *view) system() error {
+	if _, err := v.show("/usr", bind{exec: true}); err != nil {
+		return err
+	}
+	for _, name := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
+		info, err := v.files.Lstat(name)
+		if err == nil && info.IsDir() {
+			if _, err := v.show("/"+name, bind{exec: true}); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range []string{"/etc/alternatives", "/etc/ssl", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/perl", "/etc/java-*", "/etc/ImageMagick-*", "/etc/fonts", "/etc/mime.types", "/etc/gitconfig"} {
+		if err := v.need(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// below says whether name lies in a directory that is bound, and which.
+func (v *view) below(name string) (bind, bool) {
+	for dir := path.Dir(name); dir != "/"; dir = path.Dir(dir) {
+		if b, ok := v.binds[dir]; ok && b.info.IsDir() {
+			return b, true
+		}
+	}
+	return bind{}, false
+}
+
+// ordered drops what a bound directory shows already, with the same rights, and
+// sorts the rest so that a directory stands before what is mounted in it.
+func (v *view) ordered() []bind {
+	var list []bind
+	for _, b := range v.binds {
+		if in, ok := v.below(b.path); ok && in.writable == b.writable && in.exec == b.exec {
+			continue
+		}
+		list = append(list, b)
+	}
+	slices.SortFunc(list, func(a, b bind) int { return strings.Compare(a.path, b.path) })
+	return list
+}

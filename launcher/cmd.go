@@ -1,0 +1,367 @@
+package launcher
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/proscenium-dev/proscenium/isolate"
+	"golang.org/x/sys/unix"
+)
+
+// A Cmd is one program to be run: os/exec's Cmd with two more fields, and
+// without what a cell cannot have (an inherited environment, extra files). It
+// is used once.
+type Cmd struct {
+	// Path is the program, absolute.
+	Path string
+	// Args is the argument list, Args[0] included.
+	Args []string
+	// Env is the whole environment, NAME=value. Nothing is inherited: nil is
+	// an empty environment.
+	Env []string
+	// Dir is the working directory inside; "/" where empty.
+	Dir string
+	// Stdin, Stdout and Stderr are /dev/null where nil. The program gets the
+	// file itself, there is no copying in between.
+	Stdin, Stdout, Stderr *os.File
+	// Isolation is what the program may see and do; the zero value is
+	// isolate.Hardened.
+	Isolation isolate.Spec
+	// Cgroup is the open directory of a cgroup v2 group in which the program is
+	// born, by which its limits hold from the first instruction on. Nil: the
+	// launcher's own.
+	Cgroup *os.File
+	// CgroupProcs are open cgroup.procs files of v1 groups. Init is put into
+	// each before it does anything for the program.
+	CgroupProcs []*os.File
+	// Process is there once Start has succeeded.
+	Process *Process
+	// Plan is there once Start has compiled it.
+	Plan *isolate.Plan
+
+	launcher  *Launcher
+	ctx       context.Context
+	started   bool
+	afterExec []io.Closer // our copies of the program's ends of pipes
+	onFailure []io.Closer // our own ends
+}
+
+// A SetupError is a start that failed, with the call that did, as strace would
+// print it. errors.Is knows the errno.
+type SetupError struct {
+	Program string
+	Step    string // who made the call: "host", "launcher", "stage one", "init"
+	Call    string
+	Err     error
+}
+
+func (e *SetupError) Error() string {
+	return fmt.Sprintf("starting %s: %s: %s: %v", e.Program, e.Step, e.Call, e.Err)
+}
+
+func (e *SetupError) Unwrap() error { return e.Err }
+
+// An ExitError is a program that ended otherwise than with exit code 0.
+type ExitError struct {
+	*ProcessState
+	// Stderr is what the program wrote there, if Output collected it.
+	Stderr []byte
+}
+
+func (e *ExitError) Error() string { return e.ProcessState.String() }
+
+// Run starts the program and waits for its end.
+func (c *Cmd) Run() error {
+	if err := c.Start(); err != nil {
+		return err
+	}
+	return c.Wait()
+}
+
+// startTimeout bounds a start: a host so slow is broken.
+const startTimeout = 30 * time.Second
+
+// Start starts the program. When it returns without an error the program's
+// execve has succeeded; otherwise nothing of it is left.
+func (c *Cmd) Start() (err error) {
+	defer func() {
+		for _, f := range c.afterExec {
+			f.Close()
+		}
+		if err != nil {
+			for _, f := range c.onFailure {
+				f.Close()
+			}
+		}
+	}()
+	if c.started {
+		return errors.New("launcher: a Cmd is started once")
+	}
+	c.started = true
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	host, err := isolate.ThisHost()
+	if err != nil {
+		return err
+	}
+	c.Plan, err = isolate.Compile(c.Isolation, isolate.Program{Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir}, host)
+	if err != nil {
+		return err
+	}
+	c.Process, err = c.launch()
+	if err != nil {
+		return err
+	}
+	go c.Process.watch(c.ctx)
+	return nil
+}
+
+// Wait waits until the program has ended and everything that it started is
+// gone. The error is an *ExitError, or the context's if that ended the program.
+func (c *Cmd) Wait() error {
+	if c.Process == nil {
+		return errors.New("launcher: not started")
+	}
+	state := c.Process.Wait()
+	if state.Success() {
+		return nil
+	}
+	if err := c.ctx.Err(); err != nil && c.Process.cancelled.Load() {
+		return err
+	}
+	return &ExitError{ProcessState: state}
+}
+
+// pipe makes a pipe. The program's end blocks, as programs expect; ours is
+// watched by the runtime's poller.
+func (c *Cmd) pipe(programReads bool) (ours, theirs *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	our, their := fds[0], fds[1]
+	if programReads {
+		our, their = their, our
+	}
+	if err := unix.SetNonblock(our, true); err != nil {
+		closeAll(fds[:])
+		return nil, nil, os.NewSyscallError("fcntl(O_NONBLOCK)", err)
+	}
+	ours, theirs = os.NewFile(uintptr(our), "|"), os.NewFile(uintptr(their), "|")
+	c.afterExec = append(c.afterExec, theirs)
+	c.onFailure = append(c.onFailure, ours)
+	return ours, theirs, nil
+}
+
+// StdinPipe is the end of a pipe that the program reads as its stdin. Close it
+// to let the program see the end.
+func (c *Cmd) StdinPipe() (*os.File, error) { return c.attach(&c.Stdin, "Stdin", true) }
+
+// StdoutPipe is the end of a pipe that the program writes as its stdout. Unlike
+// os/exec's it stays open after Wait: read to the end and close it.
+func (c *Cmd) StdoutPipe() (*os.File, error) { return c.attach(&c.Stdout, "Stdout", false) }
+
+// StderrPipe is StdoutPipe for stderr.
+func (c *Cmd) StderrPipe() (*os.File, error) { return c.attach(&c.Stderr, "Stderr", false) }
+
+func (c *Cmd) attach(field **os.File, name string, programReads bool) (*os.File, error) {
+	if *field != nil {
+		return nil, fmt.Errorf("launcher: %s is set already", name)
+	}
+	if c.started {
+		return nil, errors.New("launcher: pipes are asked for before Start")
+	}
+	ours, theirs, err := c.pipe(programReads)
+	if err != nil {
+		return nil, err
+	}
+	*field = theirs
+	return ours, nil
+}
+
+// Output runs the program and returns its stdout. With Stderr nil, the end of
+// its stderr is in the *ExitError.
+func (c *Cmd) Output() ([]byte, error) {
+	var errs []byte
+	var wg sync.WaitGroup
+	if c.Stderr == nil {
+		pipe, err := c.StderrPipe()
+		if err != nil {
+			return nil, err
+		}
+		wg.Go(func() {
+			errs = readTail(pipe)
+			pipe.Close()
+		})
+	}
+	pipe, err := c.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.collect(pipe)
+	wg.Wait()
+	var exit *ExitError
+	if errors.As(err, &exit) {
+		exit.Stderr = errs
+	}
+	return out, err
+}
+
+// CombinedOutput runs the program and returns its stdout and stderr, in the
+// order in which it wrote them.
+func (c *Cmd) CombinedOutput() ([]byte, error) {
+	if c.Stderr != nil {
+		return nil, errors.New("launcher: Stderr is set already")
+	}
+	pipe, err := c.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	c.Stderr = c.Stdout
+	return c.collect(pipe)
+}
+
+func (c *Cmd) collect(pipe *os.File) ([]byte, error) {
+	if err := c.Start(); err != nil {
+		return nil, err
+	}
+	defer pipe.Close()
+	var out bytes.Buffer
+	_, readErr := out.ReadFrom(pipe)
+	err := c.Wait()
+	if err == nil {
+		err = readErr
+	}
+	return out.Bytes(), err
+}
+
+// readTail reads to the end and keeps the last 32 KiB.
+func readTail(r io.Reader) []byte {
+	const keep = 32 << 10
+	var tail []byte
+	b := make([]byte, keep)
+	for {
+		n, err := r.Read(b)
+		tail = append(tail, b[:n]...)
+		tail = tail[max(0, len(tail)-keep):]
+		if err != nil {
+			return tail
+		}
+	}
+}
+
+// launch carries a compiled plan through the life of a start.
+func (c *Cmd) launch() (p *Process, err error) {
+	stageOne, err := c.Plan.StageOne.Encode()
+	if err != nil {
+		return nil, err
+	}
+	stageTwo, err := c.Plan.StageTwo.Encode()
+	if err != nil {
+		return nil, err
+	}
+	pair, far, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	p = &Process{pair: pair, plan: c.Plan, program: c.Path, dead: make(chan struct{}), init: -1, pidfd: -1}
+	defer func() {
+		if err != nil {
+			p.abandon()
+			p = nil
+		}
+	}()
+	farFile := os.NewFile(uintptr(far), "init's end")
+	defer farFile.Close()
+	deadline := time.Now().Add(startTimeout)
+	if d, ok := c.ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	pair.setDeadline(deadline)
+	stop := context.AfterFunc(c.ctx, func() { pair.setDeadline(time.Unix(1, 0)) })
+	defer stop()
+
+	if err := pair.send(stageOne); err != nil {
+		return p, err
+	}
+	if err := c.requestInit(farFile); err != nil {
+		return p, err
+	}
+	farFile.Close()
+	if err := p.launched(); err != nil {
+		return p, c.because(err)
+	}
+	if err := p.enter(c.CgroupProcs); err != nil {
+		return p, err
+	}
+	if err := p.sendPlan(stageTwo); err != nil {
+		return p, c.because(err)
+	}
+	if err := p.begun(); err != nil {
+		return p, c.because(err)
+	}
+	if !stop() {
+		return p, c.ctx.Err() // cancelled just now: the deadline may be set
+	}
+	return p, pair.setDeadline(time.Time{})
+}
+
+// because prefers the context's error: it is why a deadline passed.
+func (c *Cmd) because(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if c.ctx.Err() != nil {
+			return c.ctx.Err()
+		}
+		return &SetupError{c.Path, "host", "waiting for init", fmt.Errorf("no answer within %v", startTimeout)}
+	}
+	return err
+}
+
+func (c *Cmd) requestInit(far *os.File) error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	fds := []int{int(far.Fd())}
+	for _, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
+		if f == nil {
+			f = null
+		}
+		fds = append(fds, int(f.Fd()))
+	}
+	if c.Cgroup != nil {
+		fds = append(fds, int(c.Cgroup.Fd()))
+	}
+	uid, gid, privileged := c.Plan.Credential()
+	if err := c.launcher.request(request{privileged, uid, gid}, fds); err != nil {
+		return &SetupError{c.Path, "host", "request to the launcher", err}
+	}
+	return nil
+}
+
+// pidOf is the process id behind a pidfd, in our namespace: proc_pid_fdinfo(5).
+func pidOf(pidfd int) (int, error) {
+	b, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(pidfd))
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(b) {
+		if v, ok := bytes.CutPrefix(line, []byte("Pid:")); ok {
+			pid, err := strconv.Atoi(string(bytes.TrimSpace(v)))
+			if err == nil && pid <= 0 {
+				err = unix.ESRCH
+			}
+			return pid, err
+		}
+	}
+	return 0, unix.ESRCH
+}

@@ -1,0 +1,134 @@
+// Package launcher starts programs in cells of their own, with the shape of
+// os/exec:
+//
+//	func main() {
+//		reexec.Init()
+//		l, err := launcher.Start(launcher.Config{})
+//		…
+//		cmd := l.Command(ctx, "/usr/bin/sort", "-u")
+//		cmd.Isolation = isolate.Hardened()
+//		cmd.Cgroup = leaf.File()
+//		out, err := cmd.Output()
+//	}
+//
+// # The life of a start
+//
+//	host                        launcher                     the new namespaces
+//	  │ compile the plan
+//	  ├─ stage one's plan ─────────────────────────────────► (waits in the pair)
+//	  ├─ request, descriptors ──► fork, identity,
+//	  │                           control group, exec init
+//	  │                             └─ stage one: clone ──►  init: id maps, exec
+//	  │ ◄────────────────────────────── cloned, pidfd
+//	  │ ◄────────────────────────  launched
+//	  ├─ stage two's plan, trees ─────────────────────────►  mounts, limits, …
+//	  │                                                      clone, execve
+//	  │ ◄──────────────────────────────────────────────────  started, pidfd
+//	  │ ◄──────────────────────────────────────────────────  exited, status
+//
+// Each program has a SEQPACKET pair of its own; the host holds one end, init
+// the other. Nothing of a program's plan runs before the launcher has answered,
+// so a launcher that dies at the worst moment leaves an init that reads end of
+// file, and ends.
+//
+// Who dies with whom: the host's death ends the launcher (end of file), the
+// launcher's every init (parent-death signal), an init's every process in its
+// namespaces (the kernel). Nothing of a program outlives it: when the program
+// itself ends, what it left in the background is killed.
+//
+// The launcher is this binary, re-executed once from a sealed image, so that
+// starting is as cheap in a host of many gigabytes as in a small one. See
+// package reexec for what main must do.
+package launcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/proscenium-dev/proscenium/reexec"
+	"golang.org/x/sys/unix"
+)
+
+// Config configures a Launcher. There is nothing to configure yet that a
+// careful default does not serve; the struct keeps Start's signature.
+type Config struct{}
+
+// A Launcher starts programs. Its methods are safe for concurrent use.
+type Launcher struct {
+	control *conn
+	process *os.Process
+	done    chan struct{} // closed when the launcher's process has ended
+	err     error         // of its end, once done is closed
+	close   sync.Once
+}
+
+// Start re-executes this binary as a launcher. Close it, or exit: either ends
+// every program it has started.
+func Start(Config) (*Launcher, error) {
+	control, far, err := socketPair()
+	if err != nil {
+		return nil, fmt.Errorf("launcher: %w", err)
+	}
+	farFile := os.NewFile(uintptr(far), "launcher's end")
+	defer farFile.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		control.Close()
+		return nil, fmt.Errorf("launcher: %w", err)
+	}
+	defer null.Close()
+	process, err := reexec.Start(serverName, &os.ProcAttr{
+		Dir:   "/",
+		Env:   []string{"GOTRACEBACK=single"}, // nothing of the host's
+		Files: []*os.File{null, null, os.Stderr, farFile},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		control.Close()
+		return nil, fmt.Errorf("launcher: %w", err)
+	}
+	l := &Launcher{control: control, process: process, done: make(chan struct{})}
+	go func() {
+		state, err := process.Wait()
+		l.err = errors.Join(err, errors.New("the launcher ended: "+state.String()))
+		close(l.done)
+	}()
+	return l, nil
+}
+
+// Command is a command that l starts; path is absolute. Cancelling ctx kills
+// the program, before its start as well.
+func (l *Launcher) Command(ctx context.Context, path string, args ...string) *Cmd {
+	return &Cmd{Path: path, Args: append([]string{path}, args...), launcher: l, ctx: ctx}
+}
+
+// Close ends the launcher and with it every program that it started, and waits
+// until the launcher is gone.
+func (l *Launcher) Close() error {
+	l.close.Do(func() { l.control.Close() })
+	<-l.done
+	return nil
+}
+
+// Pid is the launcher's process id, for tests and diagnosis.
+func (l *Launcher) Pid() int { return l.process.Pid }
+
+// request hands the descriptors to the launcher.
+func (l *Launcher) request(r request, fds []int) error {
+	if err := l.control.send(r.encode(), fds...); err != nil {
+		select {
+		case <-l.done:
+			return l.err
+		default:
+		}
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
+			return errors.New("the launcher is closed")
+		}
+		return err
+	}
+	return nil
+}

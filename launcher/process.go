@@ -1,0 +1,340 @@
+package launcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/proscenium-dev/proscenium/isolate"
+	"golang.org/x/sys/unix"
+)
+
+// A Process is a program that runs, or ran.
+type Process struct {
+	pair    *conn
+	plan    *isolate.Plan
+	program string
+
+	mu    sync.Mutex // guards the descriptors against use after close
+	init  int        // pidfd of init
+	pidfd int        // pidfd of the program itself
+
+	state     ProcessState
+	dead      chan struct{} // closed when nothing of the program is left
+	cancelled atomic.Bool
+}
+
+// A ProcessState is how a program ended.
+type ProcessState struct {
+	status   syscall.WaitStatus
+	reported bool
+}
+
+// ExitCode is the program's exit code, or -1 if a signal ended it.
+func (s *ProcessState) ExitCode() int { return s.status.ExitStatus() }
+
+// Signal is what ended the program, or 0.
+func (s *ProcessState) Signal() syscall.Signal {
+	if s.status.Signaled() {
+		return s.status.Signal()
+	}
+	return 0
+}
+
+// Reported is false when init was killed together with the program (by its
+// control group, by the death of the launcher): the signal is then SIGKILL.
+func (s *ProcessState) Reported() bool { return s.reported }
+
+// Success is exit code 0.
+func (s *ProcessState) Success() bool { return s.status.Exited() && s.status.ExitStatus() == 0 }
+
+// String is "exit status 3" or "signal: killed", as in package os.
+func (s *ProcessState) String() string {
+	if s.status.Signaled() {
+		return "signal: " + s.status.Signal().String()
+	}
+	return "exit status " + strconv.Itoa(s.status.ExitStatus())
+}
+
+// lost is an init that ended without a report.
+var lost = ProcessState{status: syscall.WaitStatus(syscall.SIGKILL)}
+
+// receive takes the next record, with the pidfd that came along, or -1.
+func (p *Process) receive() (isolate.Record, int, error) {
+	var b [isolate.RecordSize]byte
+	n, fds, err := p.pair.recv(b[:], 1)
+	if err != nil {
+		return isolate.Record{}, -1, err
+	}
+	r, err := isolate.DecodeRecord(b[:n])
+	if err != nil {
+		closeAll(fds)
+		return r, -1, err
+	}
+	if len(fds) == 1 {
+		return r, fds[0], nil
+	}
+	return r, -1, nil
+}
+
+func (p *Process) failure(step, call string, err error) error {
+	return &SetupError{p.program, step, call, err}
+}
+
+// launched waits for stage one: init exists and the launcher has said so.
+func (p *Process) launched() error {
+	for {
+		r, fd, err := p.receive()
+		if err == io.EOF {
+			return p.failure("launcher", "start of init", errors.New("the launcher has died"))
+		}
+		if err != nil {
+			return err
+		}
+		switch r.Kind {
+		case isolate.RecordFailed:
+			return p.failure("stage one", p.plan.StageOne.CallAt(r.Value), p.explain(syscall.Errno(r.Errno)))
+		case isolate.RecordCloned:
+			p.init = fd
+		case isolate.RecordLaunched:
+			if r.Errno != 0 {
+				return p.failure("launcher", "fork and exec of init, with its identity and control group", syscall.Errno(r.Errno))
+			}
+			if status := syscall.WaitStatus(r.Value); p.init < 0 || status != 0 {
+				return p.failure("stage one", "clone", fmt.Errorf("init was killed before its exec (wait status %#x): is its control group, or the launcher's, one that was killed once, or its memory limit too small?", uint32(status)))
+			}
+			return nil
+		default:
+			return p.failure("stage one", "report", fmt.Errorf("unexpected record %d", r.Kind))
+		}
+	}
+}
+
+// explain adds the usual host setting at fault to an errno of the clone.
+func (p *Process) explain(errno syscall.Errno) error {
+	switch errno {
+	case unix.EPERM, unix.ENOSPC, unix.EUSERS:
+		return fmt.Errorf("%w (may this host make user namespaces? see user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns and `proscenium doctor`)", errno)
+	}
+	return errno
+}
+
+// enter puts init into the v1 groups. It has done nothing yet and waits.
+func (p *Process) enter(procs []*os.File) error {
+	if len(procs) == 0 {
+		return nil
+	}
+	pid, err := pidOf(p.init)
+	if err != nil {
+		return p.failure("host", "finding init's pid", err)
+	}
+	for _, f := range procs {
+		if _, err := f.WriteAt([]byte(strconv.Itoa(pid)), 0); err != nil {
+			return p.failure("host", "writing init's pid to "+f.Name(), err)
+		}
+	}
+	return nil
+}
+
+// maxMessage keeps a message below the smallest usual socket buffer.
+const maxMessage = 64 << 10
+
+func (p *Process) sendPlan(plan []byte) error {
+	trees, err := openTrees(p.plan.Trees)
+	defer closeAll(trees)
+	if err != nil {
+		return p.failure("host", "detached mounts", err)
+	}
+	for len(plan) > 0 {
+		n := min(len(plan), maxMessage)
+		if err := p.pair.send(plan[:n]); err != nil {
+			return p.gone("reading its plan", err)
+		}
+		plan = plan[n:]
+	}
+	for len(trees) > 0 {
+		n := min(len(trees), isolate.TreesPerMessage)
+		if err := p.pair.send([]byte{0}, trees[:n]...); err != nil {
+			return p.gone("receiving mounts", err)
+		}
+		closeAll(trees[:n])
+		trees = trees[n:]
+	}
+	return nil
+}
+
+// gone prefers init's own report to the broken pipe that follows from it.
+func (p *Process) gone(what string, err error) error {
+	if r, fd, e := p.receive(); e == nil {
+		closeAll([]int{fd})
+		if r.Kind == isolate.RecordFailed {
+			return p.failure("init", p.plan.StageTwo.CallAt(r.Value), syscall.Errno(r.Errno))
+		}
+	}
+	return p.failure("init", what, err)
+}
+
+// openTrees makes a detached mount of each file, which must still be the file
+// that was examined when the plan was made.
+func openTrees(trees []isolate.Tree) (fds []int, err error) {
+	for _, t := range trees {
+		fd, err := openTree(t)
+		if err != nil {
+			return fds, &os.PathError{Op: "open_tree", Path: t.Path, Err: err}
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
+}
+
+func openTree(t isolate.Tree) (int, error) {
+	file, err := unix.Openat2(unix.AT_FDCWD, t.Path, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW,
+		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(file)
+	var now unix.Stat_t
+	if err := unix.Fstat(file, &now); err != nil {
+		return -1, err
+	}
+	if then, ok := t.Info.Sys().(*syscall.Stat_t); !ok || then.Dev != now.Dev || then.Ino != now.Ino {
+		return -1, errors.New("it was replaced while the program was being started")
+	}
+	return unix.OpenTree(file, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+}
+
+// begun waits until the program's execve has succeeded.
+func (p *Process) begun() error {
+	r, fd, err := p.receive()
+	if err == io.EOF {
+		return p.failure("init", "set-up", errors.New("init was killed: is the memory limit too small to start at all?"))
+	}
+	if err != nil {
+		return err
+	}
+	if r.Kind == isolate.RecordFailed {
+		return p.failure("init", p.plan.StageTwo.CallAt(r.Value), syscall.Errno(r.Errno))
+	}
+	if r.Kind != isolate.RecordStarted || fd < 0 {
+		closeAll([]int{fd})
+		return p.failure("init", "report", fmt.Errorf("unexpected record %d", r.Kind))
+	}
+	p.pidfd = fd
+	return nil
+}
+
+// abandon ends a start that failed: init reads end of file, or is killed.
+func (p *Process) abandon() {
+	p.pair.Close()
+	if p.init >= 0 {
+		unix.PidfdSendSignal(p.init, unix.SIGKILL, nil, 0)
+		waitPidfd(p.init)
+		unix.Close(p.init)
+	}
+	if p.pidfd >= 0 {
+		unix.Close(p.pidfd)
+	}
+}
+
+// watch learns of the program's end, and of the end of everything in its
+// namespaces, which is when init's pidfd becomes readable.
+func (p *Process) watch(ctx context.Context) {
+	stop := context.AfterFunc(ctx, func() {
+		p.cancelled.Store(true)
+		p.Kill()
+	})
+	defer stop()
+	p.state = lost
+	if r, fd, err := p.receive(); err == nil {
+		closeAll([]int{fd})
+		if r.Kind == isolate.RecordExited {
+			p.state = ProcessState{syscall.WaitStatus(r.Value), true}
+		}
+	}
+	waitPidfd(p.init)
+	p.pair.Close()
+	p.mu.Lock()
+	unix.Close(p.init)
+	unix.Close(p.pidfd)
+	p.init, p.pidfd = -1, -1
+	p.mu.Unlock()
+	close(p.dead)
+}
+
+// waitPidfd waits for the end of the process. The poller does, not a thread.
+func waitPidfd(pidfd int) {
+	fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	unix.SetNonblock(fd, true)
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	err = raw.Read(func(fd uintptr) bool { return ended(int(fd), 0) })
+	if err != nil {
+		ended(pidfd, -1) // the poller does not take pidfds: wait in a thread
+	}
+}
+
+// ended polls a pidfd for up to timeout milliseconds; -1 is for ever.
+func ended(pidfd, timeout int) bool {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, timeout)
+		if err != unix.EINTR {
+			return n > 0 || err != nil
+		}
+	}
+}
+
+// Wait waits until the program has ended and nothing of what it started is
+// left. It can be called from several goroutines.
+func (p *Process) Wait() *ProcessState {
+	<-p.dead
+	return &p.state
+}
+
+// Done is closed when Wait would return at once.
+func (p *Process) Done() <-chan struct{} { return p.dead }
+
+// Signal sends a signal to the program itself, by its pidfd: it never reaches
+// anything else. After the end it is os.ErrProcessDone.
+func (p *Process) Signal(sig syscall.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd < 0 {
+		return os.ErrProcessDone
+	}
+	err := unix.PidfdSendSignal(p.pidfd, unix.Signal(sig), nil, 0)
+	if err == unix.ESRCH {
+		return os.ErrProcessDone
+	}
+	return os.NewSyscallError("pidfd_send_signal", err)
+}
+
+// Kill kills the program; the kernel then kills everything that it started.
+// Wait says when they are gone.
+func (p *Process) Kill() error { return p.Signal(syscall.SIGKILL) }
+
+// Pid is the program's process id in the host's namespace, while it runs. It is
+// for people to read: use Signal to signal.
+func (p *Process) Pid() (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd < 0 {
+		return 0, os.ErrProcessDone
+	}
+	return pidOf(p.pidfd)
+}

@@ -1,0 +1,166 @@
+package launcher
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A conn is one end of a SEQPACKET pair: messages with descriptors, each whole.
+type conn struct{ file *os.File }
+
+// socketPair makes the host's end, which the runtime's poller watches, and the
+// far end, a plain blocking descriptor.
+func socketPair() (*conn, int, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, -1, os.NewSyscallError("socketpair", err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil, -1, os.NewSyscallError("fcntl(O_NONBLOCK)", err)
+	}
+	return &conn{os.NewFile(uintptr(fds[0]), "socketpair")}, fds[1], nil
+}
+
+func (c *conn) Close() error                  { return c.file.Close() }
+func (c *conn) setDeadline(t time.Time) error { return c.file.SetDeadline(t) }
+
+// send sends one message; the descriptors stay open here.
+func (c *conn) send(b []byte, fds ...int) error {
+	raw, err := c.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var control []byte
+	if len(fds) > 0 {
+		control = unix.UnixRights(fds...)
+	}
+	var errno error
+	err = raw.Write(func(fd uintptr) bool {
+		for {
+			errno = unix.Sendmsg(int(fd), b, control, nil, unix.MSG_NOSIGNAL)
+			if errno != unix.EINTR {
+				return errno != unix.EAGAIN
+			}
+		}
+	})
+	return errors.Join(err, os.NewSyscallError("sendmsg", errno))
+}
+
+// recv receives one message of at most len(b) bytes and maxFDs descriptors,
+// which are close-on-exec and the caller's. A longer message is an error and
+// what came with it is closed. io.EOF: the far end is gone.
+func (c *conn) recv(b []byte, maxFDs int) (n int, fds []int, err error) {
+	raw, err := c.file.SyscallConn()
+	if err != nil {
+		return 0, nil, err
+	}
+	var errno error
+	err = raw.Read(func(fd uintptr) bool {
+		n, fds, errno = recvmsg(int(fd), b, maxFDs)
+		return !errors.Is(errno, unix.EAGAIN)
+	})
+	return n, fds, errors.Join(err, errno)
+}
+
+func recvmsg(fd int, b []byte, maxFDs int) (int, []int, error) {
+	var control []byte
+	if maxFDs > 0 {
+		control = make([]byte, unix.CmsgSpace(4*maxFDs))
+	}
+	for {
+		n, controlLen, flags, _, err := unix.Recvmsg(fd, b, control, unix.MSG_CMSG_CLOEXEC)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return 0, nil, err
+		}
+		fds, err := parseRights(control[:controlLen])
+		if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+			err = fmt.Errorf("message larger than %d bytes and %d descriptors", len(b), maxFDs)
+		}
+		if err != nil {
+			closeAll(fds)
+			return 0, nil, err
+		}
+		if n == 0 && len(fds) == 0 {
+			return 0, nil, io.EOF
+		}
+		return n, fds, nil
+	}
+}
+
+// parseRights gives the descriptors, also with an error: the caller closes them.
+func parseRights(control []byte) (fds []int, err error) {
+	if len(control) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(control)
+	if err != nil {
+		return nil, err
+	}
+	for i := range messages {
+		rights, err := unix.ParseUnixRights(&messages[i])
+		fds = append(fds, rights...)
+		if err != nil {
+			return fds, err
+		}
+	}
+	return fds, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// A request asks the launcher to start init. Its descriptors travel with it, in
+// this order: init's end of the pair, stdin, stdout, stderr, and the control
+// group's directory where there is one.
+type request struct {
+	privileged bool // take uid and gid, drop supplementary groups
+	uid, gid   uint32
+}
+
+const (
+	requestMagic = 0x70726f31 // "pro1": both sides are the same binary; this guards against a stray writer
+	requestSize  = 16
+	minRequest   = 4 // descriptors without a control group
+	maxRequest   = 5
+)
+
+func (r request) encode() []byte {
+	var privileged uint32
+	if r.privileged {
+		privileged = 1
+	}
+	var b []byte
+	for _, w := range []uint32{requestMagic, privileged, r.uid, r.gid} {
+		b = binary.NativeEndian.AppendUint32(b, w)
+	}
+	return b
+}
+
+func decodeRequest(b []byte, fds int) (request, error) {
+	if len(b) != requestSize || fds < minRequest || fds > maxRequest {
+		return request{}, fmt.Errorf("request of %d bytes with %d descriptors", len(b), fds)
+	}
+	word := func(i int) uint32 { return binary.NativeEndian.Uint32(b[4*i:]) }
+	if word(0) != requestMagic || word(1) > 1 {
+		return request{}, errors.New("request is not one of ours")
+	}
+	r := request{privileged: word(1) == 1, uid: word(2), gid: word(3)}
+	if r.privileged && (r.uid == 0 || r.gid == 0) {
+		return request{}, errors.New("a program never gets the id 0 of the host")
+	}
+	return r, nil
+}
