@@ -1,0 +1,348 @@
+// Package cgroup gives each program a leaf of its own in which memory, CPU time
+// and the number of processes are limited hard, measured, and killed as one.
+//
+//	g, err := cgroup.Open()                            // where we may make groups, or why nowhere
+//	leaf, err := g.New("sort-1", cgroup.Limits{Memory: 64 << 20, CPU: 0.5})
+//	cmd.Cgroup, cmd.CgroupProcs = leaf.File(), leaf.Procs()
+//	…
+//	leaf.Stat(); leaf.Kill(); leaf.Close()
+//
+// Two layouts of hosts are served with the same promise:
+//
+//   - unified: cgroup v2 has the controllers. Programs are born in their leaf.
+//   - hybrid: the controllers are on v1. Programs are born in a v2 leaf, if v2
+//     is mounted at all, and init is in the v1 leaves before it does anything.
+//
+// Groups are made below the one this process is in, never above. In a unified
+// layout a group with processes can have no limited children (the
+// no-internal-process rule), so Open moves this process into a leaf beside
+// those of the programs; the group must be ours alone, as a service's with
+// Delegate=yes is.
+//
+//	our group
+//	└── proscenium-<boot>-<pid>-<start>     one per host process
+//	    ├── supervisor                      this process (unified only)
+//	    └── <name>                          one per program
+//
+// The name says whose it is: Open removes what a dead owner left, and nothing
+// else. Leaves are never used again: a group that was once killed kills what is
+// born in it later (Linux 6.18).
+//
+// This package alone imports containerd/cgroups, for writing the limit files.
+// Statistics are read from descriptors that stay open: see Stat. Killing goes
+// by cgroup.kill only, which needs no waiting for members.
+package cgroup
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A hierarchy is where groups are made in one mounted hierarchy.
+type hierarchy struct {
+	mount string // mount point
+	group string // this host process's group, below mount
+	name  string // the controller that it was asked for, "" for v2
+}
+
+func (h hierarchy) dir() string { return filepath.Join(h.mount, h.group) }
+
+// root is what containerd/cgroups takes: it appends the controller's name.
+func (h hierarchy) root() string { return filepath.Dir(h.mount) }
+
+// A Group is this process's place for leaves. It is safe for concurrent use.
+type Group struct {
+	unified *hierarchy           // nil where cgroup2 is not mounted
+	legacy  map[string]hierarchy // by controller; empty in a unified layout
+
+	mu     sync.Mutex
+	closed bool
+}
+
+// Layout is "unified", "hybrid" (v1 controllers, v2 for birth and kill) or
+// "legacy" (v1 only).
+func (g *Group) Layout() string {
+	switch {
+	case len(g.legacy) == 0:
+		return "unified"
+	case g.unified != nil:
+		return "hybrid"
+	}
+	return "legacy"
+}
+
+// required is what a leaf needs; io is used where it is.
+var required = []string{"cpu", "memory", "pids"}
+
+// requiredLegacy is the same on v1, where accounting is a controller of its own.
+var requiredLegacy = []string{"cpu", "cpuacct", "memory", "pids"}
+
+// A LayoutError says why limits cannot be enforced on this host, and the remedy.
+type LayoutError struct {
+	Missing []string // controllers
+	Where   string   // the group that we looked at
+	Remedy  string
+	Err     error
+}
+
+func (e *LayoutError) Error() string {
+	text := "limits cannot be enforced in " + e.Where
+	if len(e.Missing) > 0 {
+		text += ": missing controllers: " + strings.Join(e.Missing, ", ")
+	}
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text + "; " + e.Remedy
+}
+
+func (e *LayoutError) Unwrap() error { return e.Err }
+
+const (
+	remedyDelegate = "run as a service with Delegate=yes, or as `systemd-run --user --scope -p Delegate=yes PROGRAM`; see hack/proscenium.service"
+	remedyMount    = "mount cgroup2 on /sys/fs/cgroup, or the v1 controllers cpu, cpuacct, memory and pids"
+)
+
+// Open finds where this process may make groups, makes its own place there and
+// sweeps what dead owners left. The error is a *LayoutError.
+func Open() (*Group, error) {
+	id, err := instanceName(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	l, err := detect()
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{legacy: map[string]hierarchy{}}
+	if l.unified != nil {
+		h := *l.unified
+		sweep(h.dir())
+		h.group = filepath.Join(h.group, id)
+		g.unified = &h
+	}
+	if len(l.legacy) == 0 {
+		if err := g.openUnified(*l.unified); err != nil {
+			return nil, err
+		}
+		return g, nil
+	}
+	for name, h := range l.legacy {
+		sweep(h.dir())
+		h.group = filepath.Join(h.group, id)
+		g.legacy[name] = h
+	}
+	for _, dir := range g.dirs() {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			g.Close()
+			return nil, &LayoutError{Where: filepath.Dir(dir), Remedy: remedyDelegate, Err: err}
+		}
+	}
+	return g, nil
+}
+
+// dirs are this process's own directories, each once, v2 first.
+func (g *Group) dirs() []string {
+	var dirs []string
+	for _, h := range g.legacy {
+		dirs = append(dirs, h.dir())
+	}
+	slices.Sort(dirs)
+	dirs = slices.Compact(dirs)
+	if g.unified != nil {
+		dirs = slices.Insert(dirs, 0, g.unified.dir())
+	}
+	return dirs
+}
+
+const supervisor = "supervisor"
+
+// openUnified makes the place for leaves below base and enables the controllers
+// down to it.
+func (g *Group) openUnified(base hierarchy) error {
+	refuse := func(err error) error {
+		return &LayoutError{Where: base.dir(), Remedy: remedyDelegate, Err: err}
+	}
+	own := g.unified.dir()
+	if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return refuse(err)
+	}
+	undo := func(err error) error {
+		removeTree(own)
+		return refuse(err)
+	}
+	// The root of the hierarchy may have processes and limited children.
+	_, err := os.Stat(filepath.Join(base.dir(), "cgroup.type"))
+	if isRoot := errors.Is(err, fs.ErrNotExist); !isRoot {
+		leaf := filepath.Join(own, supervisor)
+		if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return undo(err)
+		}
+		if err := write(leaf, "cgroup.procs", "0"); err != nil {
+			return undo(err)
+		}
+		undo = func(err error) error {
+			write(base.dir(), "cgroup.procs", "0")
+			removeTree(own)
+			return refuse(err)
+		}
+	}
+	for _, dir := range []string{base.dir(), own} {
+		if err := enable(dir); err != nil {
+			return undo(err)
+		}
+	}
+	return nil
+}
+
+// enable lets children of dir be limited.
+func enable(dir string) error {
+	enabled, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	if err != nil {
+		return err
+	}
+	have := strings.Fields(string(enabled))
+	for _, c := range required {
+		if slices.Contains(have, c) {
+			continue
+		}
+		err := write(dir, "cgroup.subtree_control", "+"+c)
+		if errors.Is(err, unix.EBUSY) {
+			members, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+			return fmt.Errorf("%w: other processes are in the group (pids %s), which must be ours alone", err, strings.Join(strings.Fields(string(members)), " "))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	// Where the host gives io, it can be limited too.
+	if !slices.Contains(have, "io") {
+		write(dir, "cgroup.subtree_control", "+io")
+	}
+	return nil
+}
+
+func write(dir, file, text string) error {
+	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(text)
+	return err
+}
+
+// Close removes this process's place. Leaves must have been closed before.
+func (g *Group) Close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil
+	}
+	g.closed = true
+	if len(g.legacy) == 0 {
+		// Out of the supervisor leaf again, which the controllers forbid while
+		// they are enabled: ignore it, the next Open by anyone sweeps the rest.
+		parent := filepath.Dir(g.unified.dir())
+		for _, c := range append([]string{"io"}, required...) {
+			write(g.unified.dir(), "cgroup.subtree_control", "-"+c)
+			write(parent, "cgroup.subtree_control", "-"+c)
+		}
+		write(parent, "cgroup.procs", "0")
+	}
+	var errs []error
+	for _, dir := range g.dirs() {
+		errs = append(errs, removeTree(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// removeTree removes a group and its empty children, deepest first.
+func removeTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			removeTree(filepath.Join(dir, e.Name()))
+		}
+	}
+	return rmdir(dir)
+}
+
+const namePrefix = "proscenium-"
+
+// instanceName is unique over reboots and reuse of pids.
+func instanceName(pid int) (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	start, err := startTime(pid)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s%s-%d-%d", namePrefix, boot[:8], pid, start), nil
+}
+
+// startTime is the process's start in clock ticks since boot: proc_pid_stat(5).
+func startTime(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
+	}
+	return strconv.ParseUint(string(fields[19]), 10, 64)
+}
+
+// sweep removes the groups in dir whose owners are dead.
+func sweep(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // Open will say why
+	}
+	for _, e := range entries {
+		if e.IsDir() && abandoned(e.Name()) {
+			killAndRemove(filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
+// abandoned says whether the name is one of ours and its owner is gone. What
+// cannot be read is not: better a leftover than somebody's living program.
+func abandoned(name string) bool {
+	rest, ok := strings.CutPrefix(name, namePrefix)
+	parts := strings.Split(rest, "-")
+	if !ok || len(parts) != 3 {
+		return false
+	}
+	pid, err := strconv.Atoi(parts[1])
+	if err != nil || pid <= 0 {
+		return false
+	}
+	current, err := instanceName(pid)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return true
+	}
+	return err == nil && current != name
+}
+
+func killAndRemove(dir string) {
+	// In v1, and before Linux 5.14, the owner's death has killed them already.
+	write(dir, "cgroup.kill", "1")
+	removeTree(dir)
+}

@@ -1,0 +1,220 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Leaf is one program's group, with its limits in force.
+type Leaf struct {
+	name     string
+	limits   Limits
+	dirs     []string // every directory of the leaf, v2 first
+	unified  *os.File // the v2 directory
+	procs    []*os.File
+	stats    statFiles
+	oom      *oomWatch // v1 only
+	enforced []string
+
+	mu     sync.Mutex // guards the descriptors against use after Close
+	closed bool
+}
+
+// New makes a leaf and sets its limits. Each limit is read back: one that the
+// kernel did not take is an error, and nothing is left.
+func (g *Group) New(name string, limits Limits) (_ *Leaf, err error) {
+	if name == "" || strings.ContainsAny(name, "/\x00\n") || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "cgroup.") || name == supervisor || len(name) > 200 {
+		return nil, fmt.Errorf("cgroup: %q is no name for a leaf", name)
+	}
+	if err := limits.Check(); err != nil {
+		return nil, fmt.Errorf("cgroup: %w", err)
+	}
+	l := &Leaf{name: name, limits: limits.WithDefaults()}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cgroup: leaf %s: %w", name, err)
+			l.Close()
+		}
+	}()
+	for _, dir := range g.dirs() {
+		dir = filepath.Join(dir, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return nil, err
+		}
+		l.dirs = append(l.dirs, dir)
+	}
+	if g.unified != nil {
+		if l.unified, err = os.Open(filepath.Join(g.unified.dir(), name)); err != nil {
+			return nil, err
+		}
+	}
+	var settings []setting
+	if len(g.legacy) == 0 {
+		settings, err = l.limits.writeUnified(g.unified.mount, filepath.Join(g.unified.group, name))
+	} else {
+		settings, err = l.limits.writeLegacy(g.legacy, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range settings {
+		if err := s.verify(); err != nil {
+			return nil, err
+		}
+	}
+	l.describe(g)
+	if len(g.legacy) == 0 {
+		return l, l.stats.openUnified(l.unified.Name())
+	}
+	return l, l.openLegacy(g)
+}
+
+func (l *Leaf) openLegacy(g *Group) error {
+	dir := func(c string) string { return filepath.Join(g.legacy[c].dir(), l.name) }
+	var groups []string
+	for c := range g.legacy {
+		groups = append(groups, dir(c))
+	}
+	slices.Sort(groups)
+	for _, group := range slices.Compact(groups) {
+		f, err := os.OpenFile(filepath.Join(group, "cgroup.procs"), os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		l.procs = append(l.procs, f)
+	}
+	if err := l.stats.openLegacy(dir("memory"), dir("cpu"), dir("cpuacct"), dir("pids")); err != nil {
+		return err
+	}
+	if l.limits.KillOne {
+		return nil
+	}
+	var err error
+	l.oom, err = watchOOM(dir("memory"), func() { l.Kill() })
+	return err
+}
+
+// describe says what holds, in words for reports and the audit log.
+func (l *Leaf) describe(g *Group) {
+	add := func(format string, args ...any) { l.enforced = append(l.enforced, fmt.Sprintf(format, args...)) }
+	tree := "the whole tree dies"
+	if l.limits.KillOne {
+		tree = "one process dies"
+	}
+	add("memory: %d bytes, no swap, %s when it runs out", l.limits.Memory, tree)
+	add("cpu: %g cores over %v", l.limits.CPU, l.limits.CPUPeriod)
+	add("pids: %d", l.limits.Pids)
+	add("control groups: %s", g.Layout())
+}
+
+// Enforced lists the limits that the kernel has confirmed.
+func (l *Leaf) Enforced() []string { return slices.Clone(l.enforced) }
+
+// Limits are those in force, defaults filled in.
+func (l *Leaf) Limits() Limits { return l.limits }
+
+// File is the directory of the v2 group, in which a program can be born, or nil
+// where there is no v2. It stays the leaf's.
+func (l *Leaf) File() *os.File { return l.unified }
+
+// Procs are the cgroup.procs files of the v1 groups. They stay the leaf's.
+func (l *Leaf) Procs() []*os.File { return l.procs }
+
+// Path is the leaf's directory: the v2 one where there is one.
+func (l *Leaf) Path() string { return l.dirs[0] }
+
+// Kill kills every process in the leaf at once (cgroup.kill, Linux 5.14). It is
+// errors.ErrUnsupported where v2 is not mounted: kill the program itself then,
+// and the kernel kills its namespace.
+func (l *Leaf) Kill() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return os.ErrClosed
+	}
+	if l.unified == nil {
+		return errors.ErrUnsupported
+	}
+	fd, err := unix.Openat(int(l.unified.Fd()), "cgroup.kill", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return errors.ErrUnsupported
+	}
+	if err != nil {
+		return &os.PathError{Op: "open", Path: l.unified.Name() + "/cgroup.kill", Err: err}
+	}
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, []byte("1"))
+	return os.NewSyscallError("write cgroup.kill", err)
+}
+
+// Close removes the leaf. Its processes must have ended or been killed; Close
+// waits until the last is gone, for up to 10 s.
+func (l *Leaf) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil
+	}
+	l.closed = true
+	l.oom.close()
+	l.stats.close()
+	for _, f := range l.procs {
+		f.Close()
+	}
+	if l.unified != nil {
+		l.unified.Close()
+	}
+	l.mu.Unlock()
+	var errs []error
+	for _, dir := range slices.Backward(l.dirs) {
+		errs = append(errs, rmdir(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// removeTimeout is how long dying processes may take to leave a group.
+const removeTimeout = 10 * time.Second
+
+// rmdir removes a group. Processes that are dying still count, and v1 does not
+// tell when they are gone: it is tried again, less and less often.
+func rmdir(dir string) error {
+	deadline := time.Now().Add(removeTimeout)
+	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		err := unix.Rmdir(dir)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != unix.EBUSY || time.Now().After(deadline) {
+			return &os.PathError{Op: "rmdir", Path: dir, Err: err}
+		}
+		if !awaitEmpty(dir, wait) {
+			time.Sleep(wait)
+		}
+	}
+}
+
+// awaitEmpty waits for the end of the group's last process, up to the timeout
+// (in whole milliseconds, at least one). False where that cannot be waited for.
+func awaitEmpty(dir string, timeout time.Duration) bool {
+	fd, err := unix.Open(filepath.Join(dir, "cgroup.events"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var b [256]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil || !strings.Contains(string(b[:n]), "populated 1") {
+		return false
+	}
+	unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}, max(1, int(timeout.Milliseconds())))
+	return true
+}

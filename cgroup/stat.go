@@ -1,0 +1,152 @@
+package cgroup
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// A Usage is what os-status needs: two files, read where they stand open.
+type Usage struct {
+	CPU    time.Duration // user and system time of every process so far
+	Memory uint64        // bytes in use now, caches and tmpfs included
+}
+
+// A Stat is everything that the kernel accounts for a leaf.
+type Stat struct {
+	Usage
+	MemoryPeak    uint64        // bytes; 0 where the kernel does not keep it (v2 before 5.19)
+	Pids          uint64        // processes and threads now, init included
+	OOMKills      uint64        // processes killed because memory ran out
+	PidsRefused   uint64        // forks refused by the pids limit
+	ThrottledTime time.Duration // spent waiting for the CPU limit
+	Throttled     uint64        // periods in which the limit was reached
+}
+
+// statFiles are the files of a leaf, open.
+type statFiles struct {
+	legacy           bool
+	cpu, memory      *os.File // v2: cpu.stat, memory.current; v1: cpuacct.usage, memory.usage_in_bytes
+	dirMemory        string
+	dirCPU, dirPids  string
+	peakFile, events string
+}
+
+func (s *statFiles) openUnified(dir string) error {
+	*s = statFiles{dirMemory: dir, dirCPU: dir, dirPids: dir, peakFile: "memory.peak", events: "memory.events"}
+	return s.open(filepath.Join(dir, "cpu.stat"), filepath.Join(dir, "memory.current"))
+}
+
+func (s *statFiles) openLegacy(memory, cpu, cpuacct, pids string) error {
+	*s = statFiles{legacy: true, dirMemory: memory, dirCPU: cpu, dirPids: pids, peakFile: "memory.max_usage_in_bytes", events: "memory.oom_control"}
+	return s.open(filepath.Join(cpuacct, "cpuacct.usage"), filepath.Join(memory, "memory.usage_in_bytes"))
+}
+
+func (s *statFiles) open(cpu, memory string) (err error) {
+	if s.cpu, err = os.Open(cpu); err != nil {
+		return err
+	}
+	s.memory, err = os.Open(memory)
+	return err
+}
+
+func (s *statFiles) close() {
+	s.cpu.Close()
+	s.memory.Close()
+}
+
+// buffers for the small files that the kernel writes.
+var buffers = sync.Pool{New: func() any { return new([4096]byte) }}
+
+// Usage reads CPU time and memory in use.
+func (l *Leaf) Usage() (Usage, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return Usage{}, os.ErrClosed
+	}
+	b := buffers.Get().(*[4096]byte)
+	defer buffers.Put(b)
+	var u Usage
+	text, err := readAt(l.stats.cpu, b)
+	if err != nil {
+		return u, err
+	}
+	if l.stats.legacy {
+		ns, err := number(text)
+		if err != nil {
+			return u, fmt.Errorf("%s: %w", l.stats.cpu.Name(), err)
+		}
+		u.CPU = time.Duration(ns)
+	} else {
+		u.CPU = time.Duration(field(text, "usage_usec")) * time.Microsecond
+	}
+	if text, err = readAt(l.stats.memory, b); err != nil {
+		return u, err
+	}
+	if u.Memory, err = number(text); err != nil {
+		return u, fmt.Errorf("%s: %w", l.stats.memory.Name(), err)
+	}
+	return u, nil
+}
+
+// Stat reads everything. Read it after the program's end and before Close: the
+// figures go with the leaf.
+func (l *Leaf) Stat() (Stat, error) {
+	u, err := l.Usage()
+	if err != nil {
+		return Stat{}, err
+	}
+	s := Stat{Usage: u}
+	f := &l.stats
+	read := func(dir, file string) []byte {
+		b, e := os.ReadFile(filepath.Join(dir, file))
+		if e != nil && !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+		return b
+	}
+	s.MemoryPeak, _ = number(read(f.dirMemory, f.peakFile)) // absent before 5.19
+	s.OOMKills = field(read(f.dirMemory, f.events), "oom_kill")
+	s.Pids, _ = number(read(f.dirPids, "pids.current"))
+	s.PidsRefused = field(read(f.dirPids, "pids.events"), "max")
+	cpu := read(f.dirCPU, "cpu.stat")
+	s.Throttled = field(cpu, "nr_throttled")
+	if f.legacy {
+		s.ThrottledTime = time.Duration(field(cpu, "throttled_time"))
+	} else {
+		s.ThrottledTime = time.Duration(field(cpu, "throttled_usec")) * time.Microsecond
+	}
+	return s, err
+}
+
+func readAt(f *os.File, b *[4096]byte) ([]byte, error) {
+	n, err := f.ReadAt(b[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return b[:n], nil
+}
+
+func number(b []byte) (uint64, error) {
+	return strconv.ParseUint(string(bytes.TrimSpace(b)), 10, 64)
+}
+
+// field is the value of "name value" in a flat-keyed file, 0 if it is not there.
+func field(text []byte, name string) uint64 {
+	for len(text) > 0 {
+		var line []byte
+		line, text, _ = bytes.Cut(text, []byte("\n"))
+		if rest, ok := bytes.CutPrefix(line, []byte(name)); ok && len(rest) > 1 && rest[0] == ' ' {
+			n, _ := number(rest[1:])
+			return n
+		}
+	}
+	return 0
+}
