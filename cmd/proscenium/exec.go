@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/docker/go-units" // sizes as container tools read them: 64M is 64 MiB
+	"github.com/proscenium-dev/proscenium/cgroup"
+	"github.com/proscenium-dev/proscenium/handler"
+	"github.com/proscenium-dev/proscenium/isolate"
+	"github.com/proscenium-dev/proscenium/launcher"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// Exit statuses that are not the program's, as env(1) and timeout(1) have them.
+const (
+	exitFailed        = 125
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+// programFlags are what exec and plan share.
+type programFlags struct {
+	memory, profile, net, dir string
+	cpu                       float64
+	pids                      int64
+	timeout                   time.Duration
+	cpuTime                   time.Duration
+	allow, ro, rw, env        []string
+	limits                    string
+	noJIT                     bool
+}
+
+func (f *programFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // what follows the program is the program's
+	flags.StringVar(&f.memory, "memory", units.BytesSize(float64(cgroup.Defaults.Memory)), "memory limit; more kills the program")
+	flags.Float64Var(&f.cpu, "cpu", cgroup.Defaults.CPU, "CPU limit in cores: 0.5 is half of one")
+	flags.Int64Var(&f.pids, "pids", cgroup.Defaults.Pids, "most processes and threads at once, init included")
+	flags.DurationVar(&f.timeout, "timeout", 0, "wall-clock limit: SIGTERM, and a kill 2s later (0: none)")
+	flags.DurationVar(&f.cpuTime, "cpu-time", 0, "budget of processor time, all processes together (0: none)")
+	flags.StringVar(&f.profile, "profile", "hardened", "hardened: only allowed programs exist; system: all of /usr")
+	flags.StringArrayVar(&f.allow, "allow", nil, "another program that may be started (repeatable)")
+	flags.StringArrayVar(&f.ro, "ro", nil, "show a file or directory, read-only (repeatable)")
+	flags.StringArrayVar(&f.rw, "rw", nil, "show a file or directory, writable, nothing in it executable (repeatable)")
+	flags.StringVar(&f.dir, "dir", "", "working directory inside (default /)")
+	flags.StringArrayVar(&f.env, "env", nil, "NAME=value for the program, which inherits nothing (repeatable)")
+	flags.StringVar(&f.net, "net", "none", "none: an empty network; host: the host's")
+	flags.StringVar(&f.limits, "limits", "enforced", "none: run without memory, CPU and process limits, and say so in the report")
+	flags.BoolVar(&f.noJIT, "no-jit", false, "refuse executable anonymous memory (breaks node and java)")
+}
+
+// size reads a size as docker does. go-units overflows silently on absurd
+// values and takes fractions of a byte, hence the bounds.
+func size(text string) (int64, error) {
+	n, err := units.RAMInBytes(text)
+	if err != nil || n <= 0 || n > 1<<50 {
+		return 0, fmt.Errorf("%q is not a size such as 64M or 1.5GiB", text)
+	}
+	return n, nil
+}
+
+// find is the program's path: as given if it has a slash, else looked for in
+// PATH.
+func find(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return filepath.Abs(name)
+	}
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		full := filepath.Join(dir, name)
+		if info, err := os.Stat(full); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 && filepath.IsAbs(full) {
+			return full, nil
+		}
+	}
+	return "", &fs.PathError{Op: "find", Path: name, Err: fs.ErrNotExist}
+}
+
+func (f *programFlags) spec() (isolate.Spec, error) {
+	var spec isolate.Spec
+	var faults []error
+	switch f.profile {
+	case "hardened":
+	case "system":
+		spec = isolate.System()
+	default:
+		faults = append(faults, fmt.Errorf("--profile %q: hardened or system", f.profile))
+	}
+	switch f.net {
+	case "none":
+	case "host":
+		spec.Network = isolate.NetworkHost
+	default:
+		faults = append(faults, fmt.Errorf("--net %q: none or host", f.net))
+	}
+	for _, name := range f.allow {
+		p, err := find(name)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("--allow %s: %w", name, err))
+		}
+		spec.Allow = append(spec.Allow, p)
+	}
+	for flag, list := range map[string][]string{"--ro": f.ro, "--rw": f.rw} {
+		for _, name := range list {
+			abs, err := filepath.Abs(name)
+			if err != nil {
+				faults = append(faults, fmt.Errorf("%s %s: %w", flag, name, err))
+				continue
+			}
+			mount := isolate.RO(abs)
+			if flag == "--rw" {
+				mount = isolate.RW(abs)
+			}
+			spec.Mounts = append(spec.Mounts, mount)
+		}
+	}
+	spec.NoJIT = f.noJIT
+	return spec, errors.Join(faults...)
+}
+
+func (f *programFlags) cgroupLimits() (cgroup.Limits, error) {
+	memory, err := size(f.memory)
+	if err != nil {
+		err = fmt.Errorf("--memory: %w", err)
+	}
+	limits := cgroup.Limits{Memory: memory, CPU: f.cpu, Pids: f.pids}
+	if f.cpu == 0 || f.pids == 0 {
+		err = errors.Join(err, errors.New("--cpu and --pids: 0 is no limit; use --limits none to run without"))
+	}
+	if f.limits != "enforced" && f.limits != "none" {
+		err = errors.Join(err, fmt.Errorf("--limits %q: enforced or none", f.limits))
+	}
+	if f.timeout < 0 || f.cpuTime < 0 {
+		err = errors.Join(err, errors.New("--timeout and --cpu-time cannot be negative"))
+	}
+	return limits, errors.Join(err, limits.Check())
+}
+
+// An execution is what exec does, from the command line to the exit status.
+type execution struct {
+	flags  programFlags
+	report string
+}
+
+func execCommand() *cobra.Command {
+	var e execution
+	cmd := &cobra.Command{
+		Use:   "exec [flags] -- PROGRAM [ARGS…]",
+		Short: "Run one program isolated and limited, its stdio passed through",
+		Long: `exec runs one program as an actor's would be run: in namespaces of its own, inside
+limits, seeing only what it needs. Its exit status is ours; 128+n when signal n
+ended it, 125 when we failed before it started, 126 when it is not executable,
+127 when it is not found.
+
+The program inherits no environment and no descriptor but 0, 1 and 2.`,
+		Example: `  # What is in the cell? Only the program and what it needs.
+  proscenium exec --allow /usr/bin/id -- /usr/bin/find /usr/bin
+
+  # A directory to work in, ten seconds, 64 MiB, half a core:
+  proscenium exec --memory 64M --cpu 0.5 --timeout 10s --rw ./data --dir "$PWD/data" -- sort -o out in
+
+  # A shell with the system's tools, and a report of how it ended:
+  proscenium exec --profile system --report /dev/stderr -- sh -c 'id; ls /'`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return e.run(args) },
+	}
+	e.flags.register(cmd)
+	cmd.Flags().StringVar(&e.report, "report", "", "write a JSON report of the end to this file")
+	return cmd
+}
+
+// A report is what --report writes.
+type report struct {
+	Program         string   `json:"program"`
+	ExitCode        int      `json:"exit_code"`
+	Signal          string   `json:"signal"` // "" or a name such as SIGKILL
+	Reason          string   `json:"reason"`
+	Error           string   `json:"error,omitempty"`
+	WallSeconds     float64  `json:"wall_seconds"`
+	CPUSeconds      float64  `json:"cpu_seconds"`
+	MemoryPeakBytes uint64   `json:"memory_peak_bytes"`
+	Enforced        []string `json:"enforced"`
+}
+
+func (e *execution) run(args []string) error {
+	r := report{Program: args[0], Enforced: []string{}}
+	code, err := e.execute(args, &r)
+	if err != nil {
+		r.Reason, r.Error, r.ExitCode = string(handler.FailedToStart), err.Error(), code
+	}
+	if e.report != "" {
+		b, _ := json.MarshalIndent(r, "", "  ")
+		if werr := os.WriteFile(e.report, append(b, '\n'), 0o644); werr != nil && err == nil {
+			err, code = fmt.Errorf("writing the report: %w", werr), exitFailed
+		}
+	}
+	if err != nil {
+		return failure{err, code}
+	}
+	if code != 0 {
+		return exitCode(code)
+	}
+	return nil
+}
+
+// execute returns the exit status; with an error, the one that it means.
+func (e *execution) execute(args []string, r *report) (int, error) {
+	program, err := find(args[0])
+	if err != nil {
+		return exitNotFound, err
+	}
+	spec, specErr := e.flags.spec()
+	limits, limitErr := e.flags.cgroupLimits()
+	if err := errors.Join(specErr, limitErr); err != nil {
+		return exitFailed, err
+	}
+	var group *cgroup.Group
+	if e.flags.limits == "enforced" {
+		if group, err = cgroup.Open(); err != nil {
+			return exitFailed, err
+		}
+		defer group.Close()
+	}
+	l, err := launcher.Start(launcher.Config{})
+	if err != nil {
+		return exitFailed, err
+	}
+	defer l.Close()
+
+	cmd := l.Command(context.Background(), program, args[1:]...)
+	cmd.Args[0] = args[0]
+	cmd.Isolation, cmd.Env, cmd.Dir = spec, e.flags.env, e.flags.dir
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+
+	// Before the start, so that no signal is lost; what ends us ends the program.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	cell, err := handler.StartCell(cmd, group, limits, handler.Budgets{Wall: e.flags.timeout, CPU: e.flags.cpuTime})
+	if err != nil {
+		return startFailure(program, err), err
+	}
+	go func() {
+		for s := range signals {
+			cell.Signal(s.(syscall.Signal))
+		}
+	}()
+	result := cell.Wait()
+	r.ExitCode, r.Reason, r.Enforced = result.ExitCode, string(result.Reason), cell.Enforced
+	if result.Signal != 0 {
+		r.Signal = unix.SignalName(result.Signal)
+	}
+	r.WallSeconds, r.CPUSeconds, r.MemoryPeakBytes = result.Wall.Seconds(), result.CPU.Seconds(), result.MemoryPeak
+	return result.ExitCode, nil
+}
+
+// startFailure is the exit status of a start that failed: 126 and 127 are about
+// the program itself, 125 is about us.
+func startFailure(program string, err error) int {
+	info, statErr := os.Stat(program)
+	switch {
+	case errors.Is(statErr, fs.ErrNotExist):
+		return exitNotFound
+	case statErr != nil, !info.Mode().IsRegular(), info.Mode()&0o111 == 0, errors.Is(err, unix.ENOEXEC):
+		return exitNotExecutable
+	}
+	return exitFailed
+}

@@ -1,0 +1,233 @@
+package handler
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/proscenium-dev/proscenium/cgroup"
+	"github.com/proscenium-dev/proscenium/launcher"
+)
+
+// A Reason is why a program ended.
+type Reason string
+
+const (
+	Exited        Reason = "exited"          // by itself, with an exit code
+	Signalled     Reason = "signalled"       // by a signal that was not ours
+	OutOfMemory   Reason = "out-of-memory"   // its memory limit was reached
+	TimedOut      Reason = "timed-out"       // its wall-clock limit was reached
+	CPUTimeUsed   Reason = "cpu-time"        // its CPU-time budget was used up
+	Killed        Reason = "killed"          // by os-kill, or because its actor or the host ended
+	FailedToStart Reason = "failed-to-start" // in reports only: such a program has no exit
+)
+
+// Budgets are limits that we keep and the kernel does not. Zero is no limit.
+type Budgets struct {
+	// Wall is the time from the start to the end. At its end the program gets
+	// SIGTERM and, Grace later, everything of it is killed.
+	Wall time.Duration
+	// CPU is the processor time of all its processes together, kept the same way.
+	CPU time.Duration
+	// Grace is between SIGTERM and the kill; DefaultGrace where 0.
+	Grace time.Duration
+}
+
+// DefaultGrace is what a program has to end by itself.
+const DefaultGrace = 2 * time.Second
+
+// A Result is how a program ended and what it used.
+type Result struct {
+	ExitCode   int            // the program's, or 128 + Signal
+	Signal     syscall.Signal // 0: none
+	Reason     Reason
+	Wall       time.Duration
+	CPU        time.Duration
+	MemoryPeak uint64 // bytes
+	Stat       cgroup.Stat
+}
+
+// A Cell is a program that runs in its own leaf under budgets: what exec runs
+// and what a handler's processes are.
+type Cell struct {
+	Leaf     *cgroup.Leaf // nil: by explicit request there are no limits
+	Enforced []string     // what holds, in words
+
+	cmd     *launcher.Cmd
+	killOne bool
+	started time.Time
+	grace   time.Duration
+	intent  atomic.Pointer[Reason] // why we are ending it, first cause wins
+	done    chan struct{}
+	result  Result
+
+	mu     sync.Mutex
+	timers []*time.Timer
+}
+
+var cellNumber atomic.Uint64
+
+// StartCell starts cmd in a new leaf of group. With a nil group nothing is
+// limited, and Enforced says so. After an error nothing is left.
+func StartCell(cmd *launcher.Cmd, group *cgroup.Group, limits cgroup.Limits, budgets Budgets) (*Cell, error) {
+	c := &Cell{cmd: cmd, killOne: limits.KillOne, grace: budgets.Grace, done: make(chan struct{})}
+	if c.grace == 0 {
+		c.grace = DefaultGrace
+	}
+	if group != nil {
+		leaf, err := group.New(leafName(cmd.Path), limits)
+		if err != nil {
+			return nil, err
+		}
+		c.Leaf = leaf
+		cmd.Cgroup, cmd.CgroupProcs = leaf.File(), leaf.Procs()
+	}
+	c.started = time.Now()
+	if err := cmd.Start(); err != nil {
+		if c.Leaf != nil {
+			c.Leaf.Close()
+		}
+		return nil, err
+	}
+	c.Enforced = slices.Clone(cmd.Plan.Enforced)
+	if c.Leaf != nil {
+		c.Enforced = append(c.Enforced, c.Leaf.Enforced()...)
+	} else {
+		c.Enforced = append(c.Enforced, "limits: NONE, by request")
+	}
+	if budgets.Wall > 0 {
+		c.Enforced = append(c.Enforced, fmt.Sprintf("wall clock: %v", budgets.Wall))
+		c.after(budgets.Wall, func() { c.End(TimedOut) })
+	}
+	if budgets.CPU > 0 && c.Leaf != nil {
+		c.Enforced = append(c.Enforced, fmt.Sprintf("cpu time: %v", budgets.CPU))
+		c.watchCPU(budgets.CPU)
+	}
+	go c.wait()
+	return c, nil
+}
+
+// leafName is for people who look at the groups.
+func leafName(program string) string {
+	clean := func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' {
+			return r
+		}
+		return '_'
+	}
+	name := strings.Map(clean, path.Base(program))
+	return fmt.Sprintf("%d-%s", cellNumber.Add(1), name[:min(len(name), 40)])
+}
+
+// after runs f later, unless the program has ended.
+func (c *Cell) after(d time.Duration, f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.done:
+	default:
+		c.timers = append(c.timers, time.AfterFunc(d, f))
+	}
+}
+
+// watchCPU looks when the budget can be used up at the earliest.
+func (c *Cell) watchCPU(budget time.Duration) {
+	u, err := c.Leaf.Usage()
+	if err != nil {
+		return // it has ended
+	}
+	left := budget - u.CPU
+	if left <= 0 {
+		c.End(CPUTimeUsed)
+		return
+	}
+	earliest := time.Duration(float64(left) / c.Leaf.Limits().CPU)
+	c.after(max(earliest, 5*time.Millisecond), func() { c.watchCPU(budget) })
+}
+
+// End asks the program to end, and kills everything of it after the grace.
+func (c *Cell) End(why Reason) {
+	c.intent.CompareAndSwap(nil, &why)
+	c.cmd.Process.Signal(syscall.SIGTERM)
+	c.after(c.grace, func() { c.Kill(why) })
+}
+
+// Kill kills everything of the program. After the end it is os.ErrProcessDone.
+func (c *Cell) Kill(why Reason) error {
+	select {
+	case <-c.done:
+		return os.ErrProcessDone
+	default:
+	}
+	c.intent.CompareAndSwap(nil, &why)
+	// The program first, so that init can report; its death takes the
+	// namespace along. The group as well, which is quicker with many processes.
+	err := c.cmd.Process.Kill()
+	if c.Leaf != nil {
+		c.Leaf.Kill()
+	}
+	return err
+}
+
+// Signal sends a signal to the program itself. After the end it is
+// os.ErrProcessDone.
+func (c *Cell) Signal(sig syscall.Signal) error { return c.cmd.Process.Signal(sig) }
+
+// Pid is the program's id in the host's namespace, for people.
+func (c *Cell) Pid() (int, error) { return c.cmd.Process.Pid() }
+
+// Gone is closed when nothing of the program is left and Wait would not wait.
+func (c *Cell) Gone() <-chan struct{} { return c.done }
+
+// Wait waits until nothing of the program is left and its leaf is removed.
+func (c *Cell) Wait() Result {
+	<-c.done
+	return c.result
+}
+
+func (c *Cell) wait() {
+	state := c.cmd.Process.Wait()
+	r := Result{ExitCode: state.ExitCode(), Signal: state.Signal(), Wall: time.Since(c.started)}
+	if r.Signal != 0 {
+		r.ExitCode = 128 + int(r.Signal)
+	}
+	if c.Leaf != nil {
+		// After the wait, before the removal: the only moment at which the
+		// figures are final.
+		r.Stat, _ = c.Leaf.Stat()
+		r.CPU, r.MemoryPeak = r.Stat.CPU, r.Stat.MemoryPeak
+	}
+	r.Reason = c.reason(r)
+	c.result = r
+	c.mu.Lock()
+	for _, t := range c.timers {
+		t.Stop()
+	}
+	close(c.done)
+	c.mu.Unlock()
+	if c.Leaf != nil {
+		c.Leaf.Close()
+	}
+}
+
+// reason decides between causes that may have raced. Where the whole tree dies
+// of memory, nothing else can have ended it; otherwise what we intended counts
+// if a signal ended the program, or if it ended by itself when asked to.
+func (c *Cell) reason(r Result) Reason {
+	intent := c.intent.Load()
+	switch {
+	case r.Stat.OOMKills > 0 && r.Signal == syscall.SIGKILL && (!c.killOne || intent == nil):
+		return OutOfMemory
+	case intent != nil && (r.Signal != 0 || *intent == TimedOut || *intent == CPUTimeUsed):
+		return *intent
+	case r.Signal != 0:
+		return Signalled
+	}
+	return Exited
+}
