@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
+	"maps"
 	"path"
 	"slices"
-	"sort"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -249,9 +250,7 @@ func (c *compiler) fillView() error {
 	} {
 		v.links[name] = text
 	}
-	for _, dir := range []string{"/proc", "/dev/shm", "/tmp"} {
-		v.dirs[dir] = true
-	}
+	v.dirs["/proc"] = true
 	return nil
 }
 
@@ -358,9 +357,7 @@ func (c *compiler) stageTwo() error {
 	c.add(sys("prctl", flags("PR_SET_NAME"), str("init")))
 	c.add(sys("sethostname", str(c.spec.Hostname), num(int64(len(c.spec.Hostname)))))
 	c.add(sys("umask", octal(0)))
-	if err := c.root(); err != nil {
-		return err
-	}
+	c.root()
 	c.limits()
 	c.privileges()
 	if err := c.start(); err != nil {
@@ -372,7 +369,7 @@ func (c *compiler) stageTwo() error {
 }
 
 // root builds the file system on a new tmpfs and makes it the root.
-func (c *compiler) root() error {
+func (c *compiler) root() {
 	v := c.view
 	binds := v.ordered()
 	c.add(sys("mount", null, str("/"), null, flags("MS_SLAVE|MS_REC"), null))
@@ -388,21 +385,20 @@ func (c *compiler) root() error {
 	c.add(sys("move_mount", resultOf(root), str(""), flags("AT_FDCWD"), str("/"), flags("MOVE_MOUNT_F_EMPTY_PATH")))
 	c.add(sys("fchdir", resultOf(root)))
 
-	if err := c.skeleton(binds); err != nil {
-		return err
+	// In two steps: what lies in /tmp needs /tmp to be there.
+	tmpfs := c.tmpfs()
+	inTmpfs := func(name string) bool {
+		return slices.ContainsFunc(tmpfs, func(t tmpfsMount) bool { return strings.HasPrefix(name, t.path+"/") })
 	}
+	s := c.skeleton(binds)
+	c.make(s, func(name string) bool { return !inTmpfs(name) })
 	// proc before the old root goes: the kernel wants to see one that is whole.
 	c.add(sys("mount", str("proc"), str("proc"), str("proc"), flags("MS_NOSUID|MS_NODEV|MS_NOEXEC"), str("subset=pid,hidepid=invisible")))
-	size := fmt.Sprintf("mode=1777,size=%d,nr_inodes=65536", c.spec.TmpSize)
-	for _, dir := range []string{"tmp", "dev/shm"} {
-		c.add(sys("mount", str("tmpfs"), str(dir), str("tmpfs"), flags("MS_NOSUID|MS_NODEV|MS_NOEXEC"), str(size)))
+	for _, t := range tmpfs {
+		options := fmt.Sprintf("mode=1777,size=%d,nr_inodes=65536", t.size)
+		c.add(sys("mount", str("tmpfs"), str(t.path[1:]), str("tmpfs"), flags("MS_NOSUID|MS_NODEV|MS_NOEXEC"), str(options)))
 	}
-	for _, m := range c.spec.Mounts {
-		if m, ok := m.(tmpfsMount); ok {
-			size := fmt.Sprintf("mode=1777,size=%d,nr_inodes=65536", m.size)
-			c.add(sys("mount", str("tmpfs"), str(path.Clean(m.path)[1:]), str("tmpfs"), flags("MS_NOSUID|MS_NODEV|MS_NOEXEC"), str(size)))
-		}
-	}
+	c.make(s, inTmpfs)
 	for i, b := range binds {
 		c.bind(i, b)
 	}
@@ -411,7 +407,6 @@ func (c *compiler) root() error {
 	c.add(sys("pivot_root", str("."), str(".")))
 	c.add(sys("umount2", str("."), flags("MNT_DETACH")))
 	c.add(sys("chdir", str("/")))
-	return nil
 }
 
 const attributesSize = 32
@@ -487,79 +482,102 @@ func openHow(names string, resolve uint64, resolveText string) Arg {
 	return at(&block{bytes: b}, 0, "{flags="+names+", resolve="+resolveText+"}")
 }
 
-// skeleton makes directories, mount points, links and generated files.
-func (c *compiler) skeleton(binds []bind) error {
+// tmpfs are the directories in memory: the profile's and the spec's.
+func (c *compiler) tmpfs() []tmpfsMount {
+	list := []tmpfsMount{{"/dev/shm", c.spec.TmpSize}, {"/tmp", c.spec.TmpSize}}
+	for _, m := range c.spec.Mounts {
+		if m, ok := m.(tmpfsMount); ok {
+			m.path = path.Clean(m.path)
+			list = slices.DeleteFunc(list, func(t tmpfsMount) bool { return t.path == m.path })
+			list = append(list, m)
+		}
+	}
+	slices.SortFunc(list, func(a, b tmpfsMount) int { return strings.Compare(a.path, b.path) })
+	return list
+}
+
+// A skeleton is what the new root has besides mounts, each list sorted, so that
+// a directory stands before what is in it.
+type skeleton struct {
+	dirs, links, texts []string
+	points             []string // empty files to mount on
+}
+
+// skeleton collects what must be made: nothing below a bound directory, which
+// has its own content.
+func (c *compiler) skeleton(binds []bind) skeleton {
 	v := c.view
 	dirs := map[string]bool{}
-	parents := func(name string) {
+	var s skeleton
+	ours := func(name string) bool {
+		if _, inside := v.below(name); inside {
+			return false
+		}
 		for dir := path.Dir(name); dir != "/"; dir = path.Dir(dir) {
 			dirs[dir] = true
 		}
+		return true
 	}
-	var points []string // files to be mounted on
-	made := func(name string) bool { _, ok := v.below(name); return !ok }
-	for _, b := range binds {
-		if !made(b.path) {
-			continue
+	directory := func(name string) {
+		if ours(name) {
+			dirs[name] = true
 		}
-		parents(b.path)
+	}
+	for _, b := range binds {
 		if b.info.IsDir() {
-			dirs[b.path] = true
-		} else {
-			points = append(points, b.path)
+			directory(b.path)
+		} else if ours(b.path) {
+			s.points = append(s.points, b.path)
 		}
 	}
 	for dir := range v.dirs {
-		parents(dir)
-		dirs[dir] = true
+		directory(dir)
 	}
-	for _, m := range c.spec.Mounts {
-		if m, ok := m.(tmpfsMount); ok && made(path.Clean(m.path)) {
-			parents(path.Clean(m.path))
-			dirs[path.Clean(m.path)] = true
-		}
+	for _, t := range c.tmpfs() {
+		directory(t.path)
 	}
-	var links, texts []string
 	for name := range v.links {
-		if made(name) {
-			parents(name)
-			links = append(links, name)
+		if ours(name) {
+			s.links = append(s.links, name)
 		}
 	}
 	for name := range v.texts {
-		if _, shown := v.binds[name]; made(name) && !shown {
-			parents(name)
-			texts = append(texts, name)
+		if _, shown := v.binds[name]; !shown && ours(name) {
+			s.texts = append(s.texts, name)
 		}
 	}
-	sort.Strings(links)
-	sort.Strings(texts)
-	sorted := make([]string, 0, len(dirs))
-	for dir := range dirs {
-		if v.links[dir] != "" {
-			return fmt.Errorf("bug: %s is a link and a directory", dir)
-		}
-		if made(dir) {
-			sorted = append(sorted, dir)
-		}
-	}
-	sort.Strings(sorted)
+	s.dirs = slices.Sorted(maps.Keys(dirs))
+	slices.Sort(s.links)
+	slices.Sort(s.texts)
+	return s
+}
 
-	for _, dir := range sorted {
+// make makes the part of the skeleton that which selects.
+func (c *compiler) make(s skeleton, which func(name string) bool) {
+	v := c.view
+	selected := func(list []string) iter.Seq[string] {
+		return func(yield func(string) bool) {
+			for _, name := range list {
+				if which(name) && !yield(name) {
+					return
+				}
+			}
+		}
+	}
+	for dir := range selected(s.dirs) {
 		c.add(sys("mkdirat", flags("AT_FDCWD"), str(dir[1:]), octal(0o755)))
 	}
-	for _, name := range links {
+	for name := range selected(s.links) {
 		c.add(sys("symlinkat", str(v.links[name]), flags("AT_FDCWD"), str(name[1:])))
 	}
-	for _, name := range texts {
+	for name := range selected(s.texts) {
 		fd := c.add(sys("openat", flags("AT_FDCWD"), str(name[1:]), flags("O_WRONLY|O_CREAT|O_EXCL|O_CLOEXEC"), octal(0o444)))
 		c.add(sys("write", resultOf(fd), str(v.texts[name]), num(int64(len(v.texts[name])))))
 		c.add(sys("close", resultOf(fd)))
 	}
-	for _, name := range points {
+	for name := range selected(s.points) {
 		c.add(sys("mknodat", flags("AT_FDCWD"), str(name[1:]), flags("S_IFREG"), num(0)))
 	}
-	return nil
 }
 
 // limits that are no control group's.

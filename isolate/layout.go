@@ -126,7 +126,7 @@ func (s *Sequence) String() string {
 func (s *Sequence) Encode() ([]byte, error) {
 	calls := s.Calls()
 	e := encoder{
-		out:     make([]byte, headEnd+callSize*len(calls), 16<<10),
+		out:     make([]byte, headEnd+callSize*len(calls), 2*callSize*len(calls)+8<<10),
 		placed:  map[*block]uint64{},
 		results: make(map[*Call]uint64, len(calls)),
 	}
