@@ -233,6 +233,9 @@ func (c *compiler) fillView() error {
 			return err
 		}
 	}
+	if err := v.runnable(c.program.Path); err != nil {
+		return err
+	}
 	for _, m := range c.spec.Mounts {
 		if m, ok := m.(bindMount); ok {
 			if _, err := v.show(m.path, bind{writable: m.writable}); err != nil {
@@ -492,6 +495,7 @@ func (c *compiler) tmpfs() []tmpfsMount {
 			list = append(list, m)
 		}
 	}
+	list = slices.DeleteFunc(list, func(t tmpfsMount) bool { _, shown := c.view.binds[t.path]; return shown })
 	slices.SortFunc(list, func(a, b tmpfsMount) int { return strings.Compare(a.path, b.path) })
 	return list
 }

@@ -134,7 +134,7 @@ func (v *view) program(name string) error {
 		if !errors.Is(err, errNotELF) {
 			return err
 		}
-		return v.script(name, b.path)
+		return nil // a script, perhaps: fillView asks when it is the one to run
 	}
 	return v.kind(b.path)
 }
@@ -153,8 +153,16 @@ func (v *view) library(name string) error {
 	return nil
 }
 
-// scripts are checked last: their interpreter must be a program that is allowed.
-func (v *view) script(name, real string) error {
+// runnable checks the program itself, once everything that is allowed is shown:
+// the interpreter of a script must be a program that is allowed.
+func (v *view) runnable(name string) error {
+	real, err := v.resolve(name)
+	if err != nil {
+		return err
+	}
+	if _, err := v.linker.read(real); !errors.Is(err, errNotELF) {
+		return err
+	}
 	interpreter, err := v.interpreter(real)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)

@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/docker/go-units" // sizes as container tools read them: 64M is 64 MiB
 	"github.com/proscenium-dev/proscenium/cgroup"
 	"github.com/proscenium-dev/proscenium/handler"
 	"github.com/proscenium-dev/proscenium/isolate"
@@ -44,7 +43,7 @@ type programFlags struct {
 func (f *programFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // what follows the program is the program's
-	flags.StringVar(&f.memory, "memory", units.BytesSize(float64(cgroup.Defaults.Memory)), "memory limit; more kills the program")
+	flags.StringVar(&f.memory, "memory", "256M", "memory limit; more kills the program")
 	flags.Float64Var(&f.cpu, "cpu", cgroup.Defaults.CPU, "CPU limit in cores: 0.5 is half of one")
 	flags.Int64Var(&f.pids, "pids", cgroup.Defaults.Pids, "most processes and threads at once, init included")
 	flags.DurationVar(&f.timeout, "timeout", 0, "wall-clock limit: SIGTERM, and a kill 2s later (0: none)")
@@ -58,16 +57,6 @@ func (f *programFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.net, "net", "none", "none: an empty network; host: the host's")
 	flags.StringVar(&f.limits, "limits", "enforced", "none: run without memory, CPU and process limits, and say so in the report")
 	flags.BoolVar(&f.noJIT, "no-jit", false, "refuse executable anonymous memory (breaks node and java)")
-}
-
-// size reads a size as docker does. go-units overflows silently on absurd
-// values and takes fractions of a byte, hence the bounds.
-func size(text string) (int64, error) {
-	n, err := units.RAMInBytes(text)
-	if err != nil || n <= 0 || n > 1<<50 {
-		return 0, fmt.Errorf("%q is not a size such as 64M or 1.5GiB", text)
-	}
-	return n, nil
 }
 
 // find is the program's path: as given if it has a slash, else looked for in
@@ -128,7 +117,7 @@ func (f *programFlags) spec() (isolate.Spec, error) {
 }
 
 func (f *programFlags) cgroupLimits() (cgroup.Limits, error) {
-	memory, err := size(f.memory)
+	memory, err := handler.ParseSize(f.memory)
 	if err != nil {
 		err = fmt.Errorf("--memory: %w", err)
 	}

@@ -1,0 +1,539 @@
+package handler
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"time"
+
+	// go-units: sizes as container tools read them, linked by containerd/cgroups
+	// anyway.
+	"github.com/docker/go-units"
+	// go-toml: unknown keys with line and column, TOML 1.1's inline tables over
+	// several lines, no dependencies.
+	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+	"github.com/proscenium-dev/proscenium/cgroup"
+	"github.com/proscenium-dev/proscenium/isolate"
+)
+
+// A Config is what one actor may do with processes: the `config` of its
+// manifest's handler of type "process", checked.
+type Config struct {
+	Actor           string       // whose events they are
+	Logger          *slog.Logger // nil: silent
+	MaxProcesses    int          // alive at once
+	MaxOutputBuffer int64        // bytes of output that wait for the actor, per process
+	AllowedPrograms []string
+	AllowedPaths    []string
+	ArgsAllowed     map[string][]string // program → patterns, one of which each argument matches whole
+	Env             EnvPolicy
+	StdinNull       bool          // programs read end of file at once
+	Unlimited       bool          // limits = "none": no control group
+	Limits          cgroup.Limits // of each process
+	Budgets         Budgets       // of each process
+	Isolation       isolate.Spec  // of each process, without programs and paths
+}
+
+// An EnvPolicy says which variables an actor may set.
+type EnvPolicy struct {
+	Allow []string          `toml:"allow"` // nil: any that is not denied
+	Deny  []string          `toml:"deny"`
+	Set   map[string]string `toml:"set"` // always set, and not by the actor
+}
+
+// Defaults of a Config.
+const (
+	DefaultMaxProcesses    = 10
+	DefaultMaxOutputBuffer = 1 << 20
+
+	maxMaxProcesses    = 100000
+	maxMaxOutputBuffer = 1 << 30
+)
+
+// DefaultConfig allows no program.
+func DefaultConfig() Config {
+	return Config{MaxProcesses: DefaultMaxProcesses, MaxOutputBuffer: DefaultMaxOutputBuffer}
+}
+
+// A Manifest is an actor's manifest, checked, with its paths made absolute.
+type Manifest struct {
+	Name          string
+	ComponentPath string
+	State         []byte        // initial; nil: none
+	Deadline      time.Duration // of one call; 0: none, by explicit word
+	Memory        int64         // bytes that the guest may have
+	Process       *Config       // nil: the actor has no handler of type "process"
+}
+
+// Defaults of a Manifest.
+const (
+	DefaultDeadline = 10 * time.Second
+	DefaultMemory   = 256 << 20
+
+	maxManifest = 1 << 20
+	maxState    = 64 << 20
+)
+
+// The manifest as it is written.
+type manifestFile struct {
+	Name          string        `toml:"name"`
+	ComponentPath string        `toml:"component_path"`
+	InitState     string        `toml:"init_state"`
+	InitialState  *string       `toml:"initial_state"`
+	Deadline      *duration     `toml:"deadline"`
+	Memory        *memorySize   `toml:"memory"`
+	Handlers      []handlerFile `toml:"handlers"`
+}
+
+type handlerFile struct {
+	Type   string     `toml:"type"`
+	Config configFile `toml:"config"`
+}
+
+type configFile struct {
+	MaxProcesses    *int64              `toml:"max_processes"`
+	MaxOutputBuffer *int64              `toml:"max_output_buffer"`
+	AllowedPrograms []string            `toml:"allowed_programs"`
+	AllowedPaths    []string            `toml:"allowed_paths"`
+	ArgsAllowed     map[string][]string `toml:"args_allowed"`
+	Env             EnvPolicy           `toml:"env"`
+	Stdin           string              `toml:"stdin"`
+	Profile         string              `toml:"profile"`
+	Network         string              `toml:"network"`
+	NoJIT           bool                `toml:"no_jit"`
+	Limits          limitsFile          `toml:"limits"`
+}
+
+// limitsFile is a table, or the word "none".
+type limitsFile struct {
+	none      bool
+	Memory    *memorySize `toml:"memory"`
+	CPU       *float64    `toml:"cpu"`
+	CPUPeriod *duration   `toml:"cpu_period"`
+	Pids      *int64      `toml:"pids"`
+	Wall      *duration   `toml:"wall"`
+	CPUTime   *duration   `toml:"cpu_time"`
+	Grace     *duration   `toml:"grace"`
+	KillOne   bool        `toml:"kill_one"`
+}
+
+// duration is a string such as "10s"; "none" is 0.
+type duration struct{ time.Duration }
+
+func (d *duration) UnmarshalText(b []byte) (err error) {
+	if string(b) == "none" {
+		d.Duration = 0
+		return nil
+	}
+	if d.Duration, err = time.ParseDuration(string(b)); err == nil && d.Duration <= 0 {
+		err = fmt.Errorf("%q is not a time span such as \"10s\", or \"none\"", b)
+	}
+	return err
+}
+
+// memorySize is a string such as "64M"; powers of 1024, as docker reads it.
+type memorySize struct{ bytes int64 }
+
+func (m *memorySize) UnmarshalText(b []byte) (err error) {
+	m.bytes, err = ParseSize(string(b))
+	return err
+}
+
+// ParseSize reads a size such as 64M, 1.5GiB or 4096 as docker does, in powers
+// of 1024. (go-units overflows silently on absurd values, hence the bound.)
+func ParseSize(text string) (int64, error) {
+	n, err := units.RAMInBytes(text)
+	if err != nil || n <= 0 || n > 1<<50 {
+		return 0, fmt.Errorf("%q is not a size such as 64M or 1.5GiB", text)
+	}
+	return n, nil
+}
+
+// LoadManifest reads and checks a manifest. Errors name line and column.
+func LoadManifest(path string) (*Manifest, error) {
+	b, err := readBounded(path, maxManifest)
+	if err != nil {
+		return nil, err
+	}
+	m, err := ParseManifest(b, filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("%s:%w", path, err)
+	}
+	return m, nil
+}
+
+func readBounded(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > limit {
+		return nil, fmt.Errorf("%s: %d bytes are more than %d", path, info.Size(), limit)
+	}
+	return os.ReadFile(path)
+}
+
+// ParseManifest is LoadManifest on bytes; relative paths are below dir. Its
+// errors begin with the position, where there is one.
+func ParseManifest(b []byte, dir string) (*Manifest, error) {
+	b = bytes.TrimPrefix(b, []byte("\ufeff"))
+	if err := checkKeys(b, reflect.TypeFor[manifestFile]()); err != nil {
+		return nil, err
+	}
+	none, b, err := takeNoLimits(b)
+	if err != nil {
+		return nil, err
+	}
+	var file manifestFile
+	if err := toml.Unmarshal(b, &file); err != nil {
+		return nil, tomlError(err)
+	}
+	for i := range file.Handlers {
+		file.Handlers[i].Config.Limits.none = none[i]
+	}
+	m, err := file.manifest(dir)
+	if err != nil {
+		return nil, fmt.Errorf(" %w", err)
+	}
+	return m, nil
+}
+
+// tomlError puts the position in front.
+func tomlError(err error) error {
+	var d *toml.DecodeError
+	if errors.As(err, &d) {
+		line, column := d.Position()
+		text := strings.TrimPrefix(d.Error(), "toml: ")
+		// The library names the Go types; a manifest's author knows none.
+		if key := strings.Join(d.Key(), "."); strings.Contains(text, "into") && key != "" {
+			text = key + " has a value of the wrong type"
+		}
+		return fmt.Errorf("%d:%d: %s", line, column, text)
+	}
+	return fmt.Errorf(" %w", err)
+}
+
+func (f *manifestFile) manifest(dir string) (*Manifest, error) {
+	m := &Manifest{Name: f.Name, Deadline: DefaultDeadline, Memory: DefaultMemory}
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if f.Name == "" {
+		fault("name is missing")
+	}
+	if len(f.Name) > 256 || strings.ContainsFunc(f.Name, func(r rune) bool { return r < ' ' }) {
+		fault("name: at most 256 bytes, no control characters")
+	}
+	absolute := func(p string) string {
+		if !filepath.IsAbs(p) {
+			p = filepath.Join(dir, p)
+		}
+		return p
+	}
+	if f.ComponentPath == "" {
+		fault("component_path is missing")
+	} else {
+		m.ComponentPath = absolute(f.ComponentPath)
+	}
+	switch {
+	case f.InitState != "" && f.InitialState != nil:
+		fault("init_state and initial_state exclude each other")
+	case f.InitState != "":
+		state, err := readBounded(absolute(f.InitState), maxState)
+		if err != nil {
+			fault("init_state: %w", err)
+		}
+		m.State = state
+	case f.InitialState != nil:
+		m.State = []byte(*f.InitialState)
+	}
+	if f.Deadline != nil {
+		m.Deadline = f.Deadline.Duration
+	}
+	if f.Memory != nil {
+		m.Memory = f.Memory.bytes
+	}
+	if m.Memory < 64<<10 || m.Memory > 4<<30 {
+		fault("memory: between 64K and 4G")
+	}
+	for _, h := range f.Handlers {
+		switch {
+		case h.Type == "runtime":
+		case h.Type != "process":
+			fault("handler type %q: this host has process and runtime", h.Type)
+		case m.Process != nil:
+			fault("two handlers of type process")
+		default:
+			c, err := h.Config.config()
+			if err != nil {
+				faults = append(faults, err)
+			}
+			m.Process = &c
+		}
+	}
+	return m, errors.Join(faults...)
+}
+
+func (f *configFile) config() (Config, error) {
+	c := DefaultConfig()
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if n := f.MaxProcesses; n != nil {
+		if *n < 0 || *n > maxMaxProcesses {
+			fault("max_processes %d is not between 0 and %d", *n, maxMaxProcesses)
+		}
+		c.MaxProcesses = int(*n)
+	}
+	if n := f.MaxOutputBuffer; n != nil {
+		if *n < 1 || *n > maxMaxOutputBuffer {
+			fault("max_output_buffer %d is not between 1 and %d bytes", *n, maxMaxOutputBuffer)
+		}
+		c.MaxOutputBuffer = *n
+	}
+	c.AllowedPrograms, c.AllowedPaths, c.ArgsAllowed, c.Env = f.AllowedPrograms, f.AllowedPaths, f.ArgsAllowed, f.Env
+	for name := range c.Env.Set {
+		if name == "" || strings.ContainsAny(name, "=\x00") || loaderVariable(name) {
+			fault("env.set: %q cannot be set", name)
+		}
+	}
+	switch f.Stdin {
+	case "", "pipe":
+	case "null":
+		c.StdinNull = true
+	default:
+		fault(`stdin %q: "pipe" or "null"`, f.Stdin)
+	}
+	switch f.Profile {
+	case "", "hardened":
+	case "system":
+		c.Isolation = isolate.System()
+	default:
+		fault(`profile %q: "hardened" or "system"`, f.Profile)
+	}
+	switch f.Network {
+	case "", "none":
+	case "host":
+		c.Isolation.Network = isolate.NetworkHost
+	default:
+		fault(`network %q: "none" or "host"`, f.Network)
+	}
+	c.Isolation.NoJIT = f.NoJIT
+	c.Unlimited = f.Limits.none
+	c.Limits, c.Budgets = f.Limits.limits()
+	if err := c.Limits.Check(); err != nil {
+		fault("limits: %w", err)
+	}
+	return c, errors.Join(faults...)
+}
+
+func (f *limitsFile) limits() (cgroup.Limits, Budgets) {
+	l := cgroup.Limits{KillOne: f.KillOne}
+	b := Budgets{}
+	if f.Memory != nil {
+		l.Memory = f.Memory.bytes
+	}
+	if f.CPU != nil {
+		l.CPU = *f.CPU
+		if l.CPU == 0 {
+			l.CPU = -1 // written down, it is a mistake and not the default
+		}
+	}
+	if f.Pids != nil {
+		l.Pids = *f.Pids
+		if l.Pids == 0 {
+			l.Pids = -1
+		}
+	}
+	for _, d := range []struct {
+		from *duration
+		to   *time.Duration
+	}{{f.CPUPeriod, &l.CPUPeriod}, {f.Wall, &b.Wall}, {f.CPUTime, &b.CPU}, {f.Grace, &b.Grace}} {
+		if d.from != nil {
+			*d.to = d.from.Duration
+		}
+	}
+	return l, b
+}
+
+// checkKeys refuses keys that the type does not have, all at once, each with its
+// position. The library's own check ignores case and loses the names of inline
+// tables.
+func checkKeys(b []byte, root reflect.Type) error {
+	var faults []error
+	var p unstable.Parser
+	p.Reset(b)
+	table := root // where the current [table] leads
+	var walk func(n *unstable.Node, t reflect.Type)
+	descend := func(keys unstable.Iterator, t reflect.Type) reflect.Type {
+		for keys.Next() {
+			key := keys.Node()
+			for t != nil && t.Kind() == reflect.Slice || t != nil && t.Kind() == reflect.Pointer {
+				t = t.Elem()
+			}
+			switch {
+			case t == nil:
+			case t.Kind() == reflect.Map:
+				t = t.Elem()
+			case t.Kind() != reflect.Struct:
+				t = nil
+			default:
+				name := string(key.Data)
+				field, ok := fieldOf(t, name)
+				if !ok {
+					at := p.Shape(p.Range(key.Data)).Start
+					faults = append(faults, fmt.Errorf("%d:%d: unknown key %q%s", at.Line, at.Column, name, suggestion(t, name)))
+					t = nil
+					continue
+				}
+				t = field
+			}
+		}
+		return t
+	}
+	walk = func(n *unstable.Node, t reflect.Type) {
+		switch n.Kind {
+		case unstable.KeyValue:
+			if t = descend(n.Key(), t); t != nil {
+				walk(n.Value(), t)
+			}
+		case unstable.InlineTable, unstable.Array:
+			if n.Kind == unstable.Array && t.Kind() == reflect.Slice {
+				t = t.Elem()
+			}
+			for it := n.Children(); it.Next(); {
+				walk(it.Node(), t)
+			}
+		}
+	}
+	for p.NextExpression() {
+		n := p.Expression()
+		switch n.Kind {
+		case unstable.Table, unstable.ArrayTable:
+			table = descend(n.Key(), root)
+		case unstable.KeyValue:
+			if table != nil {
+				walk(n, table)
+			}
+		}
+	}
+	if err := p.Error(); err != nil {
+		// Unmarshal says it with its position.
+		var file manifestFile
+		if err := toml.Unmarshal(b, &file); err != nil {
+			return tomlError(err)
+		}
+		return fmt.Errorf(" %w", err)
+	}
+	return errors.Join(faults...)
+}
+
+// fieldOf finds the field with just this name; [handlers] means its elements.
+func fieldOf(t reflect.Type, name string) (reflect.Type, bool) {
+	for f := range fields(t) {
+		if f.Tag.Get("toml") == name {
+			return f.Type, true
+		}
+	}
+	return nil, false
+}
+
+func fields(t reflect.Type) func(func(reflect.StructField) bool) {
+	return func(yield func(reflect.StructField) bool) {
+		for i := range t.NumField() {
+			if f := t.Field(i); f.Tag.Get("toml") != "" && !yield(f) {
+				return
+			}
+		}
+	}
+}
+
+// suggestion names the nearest key, or all of them.
+func suggestion(t reflect.Type, name string) string {
+	var known []string
+	for f := range fields(t) {
+		tag := f.Tag.Get("toml")
+		if distance(strings.ToLower(name), tag) <= 2 {
+			return fmt.Sprintf(" (did you mean %q?)", tag)
+		}
+		known = append(known, tag)
+	}
+	if len(known) == 0 {
+		return ""
+	}
+	return " (known here: " + strings.Join(known, ", ") + ")"
+}
+
+// distance is Levenshtein's, for keys of a few bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			next := diagonal
+			if a[i] != b[j] {
+				next = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], next
+		}
+	}
+	return row[len(b)]
+}
+
+// takeNoLimits finds `limits = "none"` in the handlers, by their position, and
+// blanks it: elsewhere limits are a table.
+func takeNoLimits(b []byte) (none map[int]bool, rest []byte, err error) {
+	none = map[int]bool{}
+	rest = bytes.Clone(b)
+	var p unstable.Parser
+	p.Reset(b)
+	handler := -1
+	var walk func(n *unstable.Node)
+	walk = func(n *unstable.Node) {
+		switch n.Kind {
+		case unstable.KeyValue:
+			var last *unstable.Node
+			for it := n.Key(); it.Next(); {
+				last = it.Node()
+			}
+			value := n.Value()
+			if string(last.Data) == "limits" && value.Kind == unstable.String {
+				at := p.Range(last.Data)
+				if string(value.Data) != "none" {
+					pos := p.Shape(at).Start
+					err = fmt.Errorf(`%d:%d: limits is a table, or the word "none"`, pos.Line, pos.Column)
+					return
+				}
+				none[handler] = true
+				// limits = "none" → limits = {}, in the same place.
+				copy(rest[value.Raw.Offset:], "{}      "[:value.Raw.Length])
+			}
+			walk(value)
+		case unstable.InlineTable, unstable.Array:
+			for it := n.Children(); it.Next(); {
+				walk(it.Node())
+			}
+		}
+	}
+	for p.NextExpression() {
+		n := p.Expression()
+		if n.Kind == unstable.ArrayTable {
+			it := n.Key()
+			it.Next()
+			if string(it.Node().Data) == "handlers" && it.IsLast() {
+				handler++
+			}
+		} else if n.Kind == unstable.KeyValue {
+			walk(n)
+		}
+	}
+	return none, rest, err
+}

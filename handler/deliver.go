@@ -1,0 +1,253 @@
+package handler
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A stream is stdout or stderr of a process. Its reader reads and nothing else;
+// the handler's one goroutine cuts what was read into events and delivers them,
+// so that a line costs neither a copy nor a goroutine's wake-up.
+//
+//	pipe ──reader──► chunks ──delivery: framer──► sink
+//
+// What waits, in chunks and in the framer, counts against the process's
+// max_output_buffer; when that is reached the reader stops and the program
+// blocks on its pipe.
+type stream struct {
+	process *process
+	name    string
+	file    *os.File
+	framer  framer
+	handle  func(id uint64, data []byte) error
+	bytes   *atomic.Uint64 // of the handler's statistics
+	emit    emit
+	foreign atomic.Bool // the program is gone: an empty pipe is the end
+
+	chunks []chunk // guarded by the handler's mu
+	queued bool    // likewise: it stands in the ready list
+	unread int     // guarded by the process's mu: bytes counted for chunks
+}
+
+// A chunk is what one read gave. end: there is no more.
+type chunk struct {
+	data    []byte
+	counted int // of max_output_buffer
+	pooled  *[readSize]byte
+	end     bool
+}
+
+// readSize is the most that one read takes; with pipes of 1 MiB larger buffers
+// gain nothing. leastRead is what a stream with nothing queued may always read,
+// so that one full of an unfinished line goes on.
+const (
+	readSize  = 256 << 10
+	leastRead = 4 << 10
+)
+
+var readBuffers = sync.Pool{New: func() any { return new([readSize]byte) }}
+
+func newStream(p *process, name string, f *os.File, mode Mode, size int) *stream {
+	s := &stream{process: p, name: name, file: f, handle: p.sink.HandleStdout, bytes: &p.h.stats.stdout}
+	if name == "stderr" {
+		s.handle, s.bytes = p.sink.HandleStderr, &p.h.stats.stderr
+	}
+	s.framer = newFramer(mode, size, func(n int) {
+		p.h.record(Event{Kind: NotJSON, Process: p.id, Program: p.request.Program, Stream: name, Bytes: int64(n)})
+	})
+	s.emit = func(event []byte) error {
+		p.h.stats.events.Add(1)
+		return s.handle(p.id, event)
+	}
+	return s
+}
+
+// read runs until the end of the stream.
+func (s *stream) read() {
+	defer s.file.Close()
+	p := s.process
+	raw, err := s.file.SyscallConn()
+	for err == nil {
+		allowed := p.reserve(s, readSize)
+		if allowed == 0 {
+			break
+		}
+		var c chunk
+		c, err = s.readChunk(raw, allowed)
+		p.recount(s, allowed, c.counted)
+		if err == nil {
+			p.h.enqueue(s, c)
+		}
+	}
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {
+		p.h.record(Event{Kind: ReadFailed, Process: p.id, Program: p.request.Program, Stream: s.name, Error: err.Error()})
+	}
+	p.h.enqueue(s, chunk{end: true})
+}
+
+// readChunk waits for output and takes at most allowed bytes. A buffer is
+// borrowed only once there is something to read, and a small read is copied, so
+// that a thousand silent programs cost nothing.
+func (s *stream) readChunk(raw syscall.RawConn, allowed int) (c chunk, err error) {
+	var errno error
+	take := func(fd uintptr) bool {
+		b := readBuffers.Get().(*[readSize]byte)
+		var n int
+		if n, errno = readRetry(int(fd), b[:allowed]); n >= readSize/2 && allowed == readSize {
+			c = chunk{data: b[:n], counted: readSize, pooled: b}
+			return true
+		}
+		if n > 0 {
+			c = chunk{data: append([]byte(nil), b[:n]...), counted: n}
+		}
+		readBuffers.Put(b)
+		if errno == nil && n == 0 || errno == unix.EAGAIN && s.foreign.Load() {
+			errno = io.EOF
+		}
+		return errno != unix.EAGAIN
+	}
+	err = raw.Read(take)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// The program is gone; once more for what it left in the pipe.
+		err = raw.Control(func(fd uintptr) { take(fd) })
+	}
+	return c, errors.Join(err, errno)
+}
+
+func readRetry(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, b)
+		if err != unix.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
+
+// drain tells the reader that nobody who may write is left: what an empty pipe
+// then waits for is a stranger's.
+func (s *stream) drain() {
+	s.foreign.Store(true)
+	s.file.SetReadDeadline(time.Unix(1, 0)) // wakes a reader that waits
+}
+
+// An item is what delivery does next: a turn of a stream, or an exit.
+type item struct {
+	stream *stream
+	exit   *process
+}
+
+// enqueue hands a chunk to delivery.
+func (h *Handler) enqueue(s *stream, c chunk) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.chunks = append(s.chunks, c)
+	if !s.queued {
+		s.queued = true
+		h.push(item{stream: s})
+	}
+}
+
+// push appends to the ready list; h.mu is held.
+func (h *Handler) push(i item) {
+	h.ready = append(h.ready, i)
+	h.wake.Signal()
+}
+
+// turn is how many bytes of one stream are delivered before others get theirs.
+const turn = 64 << 10
+
+// deliver is the handler's one goroutine: it alone calls sinks. Whatever has
+// something to deliver takes turns.
+func (h *Handler) deliver() {
+	defer close(h.delivered)
+	for {
+		i, ok := h.next()
+		if !ok {
+			return
+		}
+		var err error
+		if i.exit != nil {
+			err = i.exit.sink.HandleExit(i.exit.id, i.exit.result)
+			h.stats.events.Add(1)
+			h.forget(i.exit)
+		} else {
+			err = h.turn(i.stream)
+		}
+		if err != nil {
+			h.fail(err)
+		}
+	}
+}
+
+// next waits for something to deliver. Not ok: nothing more will be.
+func (h *Handler) next() (item, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for len(h.ready) == 0 && !h.closed {
+		h.wake.Wait()
+	}
+	if h.closed {
+		return item{}, false
+	}
+	i := h.ready[0]
+	if h.ready = h.ready[1:]; len(h.ready) == 0 {
+		h.ready = nil // let go of the array
+	}
+	return i, true
+}
+
+// turn delivers up to a turn's bytes of the stream's first chunk.
+func (h *Handler) turn(s *stream) error {
+	h.mu.Lock()
+	c := &s.chunks[0] // readers only append
+	data := c.data[:min(len(c.data), turn)]
+	c.data = c.data[len(data):]
+	last := len(c.data) == 0
+	whole := *c
+	h.mu.Unlock()
+
+	p := s.process
+	held := s.framer.held()
+	err := s.framer.write(data, s.emit)
+	if err == nil && whole.end {
+		err = s.framer.close(s.emit)
+	}
+	s.bytes.Add(uint64(len(data)))
+	if last {
+		p.recount(s, whole.counted, 0)
+		if whole.pooled != nil {
+			readBuffers.Put(whole.pooled)
+		}
+	}
+	p.hold(held, s.framer.held())
+
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if last {
+		if s.chunks = s.chunks[1:]; len(s.chunks) == 0 {
+			s.chunks = nil
+		}
+	}
+	if s.queued = len(s.chunks) > 0; s.queued {
+		h.push(item{stream: s})
+	}
+	if whole.end {
+		h.closeLocked(p)
+	}
+	return err
+}
+
+// closeLocked counts down what is open of a process; behind the last comes its
+// exit.
+func (h *Handler) closeLocked(p *process) {
+	if p.open--; p.open == 0 {
+		h.push(item{exit: p})
+	}
+}

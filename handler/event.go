@@ -1,0 +1,66 @@
+package handler
+
+import "time"
+
+// An Event is one operation, a denial included. Every one goes to the Recorder:
+// the audit log and the metrics are readers of this one stream. Values of
+// environment variables and bytes of stdin are not in it.
+type Event struct {
+	Time    time.Time `json:"time"`
+	Actor   string    `json:"actor,omitempty"`
+	Kind    Kind      `json:"event"`
+	Process uint64    `json:"process,omitempty"` // our id, 0: none
+	Program string    `json:"program,omitempty"`
+	Args    []string  `json:"args,omitempty"`
+	Dir     string    `json:"dir,omitempty"`
+	Env     []string  `json:"env,omitempty"`  // names
+	Rule    string    `json:"rule,omitempty"` // what denied
+	Signal  int       `json:"signal,omitempty"`
+	Bytes   int64     `json:"bytes,omitempty"`
+	Stream  string    `json:"stream,omitempty"`
+	Error   string    `json:"error,omitempty"`
+
+	// Of an end.
+	ExitCode   *int    `json:"exit_code,omitempty"`
+	Reason     Reason  `json:"reason,omitempty"`
+	Wall       float64 `json:"wall_seconds,omitempty"`
+	CPU        float64 `json:"cpu_seconds,omitempty"`
+	MemoryPeak uint64  `json:"memory_peak_bytes,omitempty"`
+
+	Enforced []string `json:"enforced,omitempty"` // of a start
+}
+
+// A Kind is what happened.
+type Kind string
+
+const (
+	Spawned      Kind = "spawned"       // a program runs
+	SpawnDenied  Kind = "spawn-denied"  // policy or a bad parameter
+	SpawnFailed  Kind = "spawn-failed"  // allowed, and did not start
+	StdinWritten Kind = "stdin-written" // Bytes were queued
+	StdinClosed  Kind = "stdin-closed"
+	StdinFailed  Kind = "stdin-failed" // the program does not read any more
+	SignalSent   Kind = "signal-sent"
+	KillAsked    Kind = "kill-asked"
+	Denied       Kind = "denied"       // any other operation, refused
+	NotJSON      Kind = "not-json"     // Bytes of output were skipped
+	ReadFailed   Kind = "read-failed"  // output was lost to an error
+	Ended        Kind = "ended"        // the program's end
+	ActorFailed  Kind = "actor-failed" // it takes no more events; its processes are killed
+	ActorStarted Kind = "actor-started"
+	ActorEnded   Kind = "actor-ended"
+)
+
+// A Recorder takes every event, in order for one process. It must be safe for
+// concurrent use and should be quick: operations wait for it.
+type Recorder interface{ Record(Event) }
+
+// Recorders passes each event to all of them.
+type Recorders []Recorder
+
+// Record implements Recorder.
+func (r Recorders) Record(e Event) {
+	for _, recorder := range r {
+		recorder.Record(e)
+	}
+}

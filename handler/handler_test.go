@@ -1,0 +1,199 @@
+package handler
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/proscenium-dev/proscenium/cgroup"
+	"github.com/proscenium-dev/proscenium/launcher"
+	"github.com/proscenium-dev/proscenium/reexec"
+)
+
+var (
+	testLauncher *launcher.Launcher
+	testGroup    *cgroup.Group
+)
+
+func TestMain(m *testing.M) {
+	reexec.Init()
+	os.Exit(func() int {
+		var err error
+		if testGroup, err = cgroup.Open(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer testGroup.Close()
+		if testLauncher, err = launcher.Start(launcher.Config{}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer testLauncher.Close()
+		return m.Run()
+	}())
+}
+
+// recording is a Recorder for tests.
+type recording struct {
+	mu     sync.Mutex
+	events []Event
+}
+
+func (r *recording) Record(e Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+}
+
+func (r *recording) kinds(id uint64) (kinds []Kind) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		if e.Process == id {
+			kinds = append(kinds, e.Kind)
+		}
+	}
+	return kinds
+}
+
+// collector is a Sink that keeps everything, and checks that the exit is last.
+type collector struct {
+	t      testing.TB
+	mu     sync.Mutex
+	stdout map[uint64][]string
+	stderr map[uint64][]string
+	exits  map[uint64]Result
+	onExit func(id uint64)
+}
+
+func collect(t testing.TB) *collector {
+	return &collector{t: t, stdout: map[uint64][]string{}, stderr: map[uint64][]string{}, exits: map[uint64]Result{}}
+}
+
+func (c *collector) output(m map[uint64][]string, id uint64, data []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.exits[id]; ok {
+		c.t.Errorf("process %d: output after its exit", id)
+	}
+	m[id] = append(m[id], string(data))
+	return nil
+}
+
+func (c *collector) HandleStdout(id uint64, data []byte) error { return c.output(c.stdout, id, data) }
+func (c *collector) HandleStderr(id uint64, data []byte) error { return c.output(c.stderr, id, data) }
+func (c *collector) HandleExit(id uint64, r Result) error {
+	c.mu.Lock()
+	if _, ok := c.exits[id]; ok {
+		c.t.Errorf("process %d: a second exit", id)
+	}
+	c.exits[id] = r
+	c.mu.Unlock()
+	if c.onExit != nil {
+		c.onExit(id)
+	}
+	return nil
+}
+
+func newHandler(t testing.TB, c Config, r Recorder) *Handler {
+	t.Helper()
+	h, err := New(c, testLauncher, testGroup, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+func allow(programs ...string) Config {
+	c := DefaultConfig()
+	c.AllowedPrograms = programs
+	return c
+}
+
+func wait(t testing.TB, h *Handler) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := h.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLinesAndExit(t *testing.T) {
+	r, sink := &recording{}, collect(t)
+	h := newHandler(t, allow("/usr/bin/seq"), r)
+	id, err := h.Spawn(context.Background(), ProcessConfig{Program: "/usr/bin/seq", Args: []string{"100000"}, StdoutMode: LineByLine}, sink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, h)
+	lines := sink.stdout[id]
+	if len(lines) != 100000 || lines[0] != "1" || lines[99999] != "100000" {
+		t.Errorf("%d lines", len(lines))
+	}
+	if e := sink.exits[id]; e.Reason != Exited || e.ExitCode != 0 || e.MemoryPeak == 0 {
+		t.Errorf("exit %+v", e)
+	}
+	if k := fmt.Sprint(r.kinds(id)); k != "[spawned ended]" {
+		t.Errorf("recorded %s", k)
+	}
+}
+
+func TestStdinRoundTrip(t *testing.T) {
+	sink := collect(t)
+	h := newHandler(t, allow("/usr/bin/cat"), nil)
+	id, err := h.Spawn(context.Background(), ProcessConfig{Program: "/usr/bin/cat"}, sink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MiB, more than any queue
+	for rest := want; len(rest) > 0; {
+		n, err := h.WriteStdin(id, rest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rest = rest[n:]
+	}
+	if err := h.CloseStdin(id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.WriteStdin(id, []byte("x")); err == nil {
+		t.Error("a write after the close was taken")
+	}
+	wait(t, h)
+	if got := strings.Join(sink.stdout[id], ""); got != string(want) {
+		t.Errorf("cat gave %d bytes of %d", len(got), len(want))
+	}
+	if err := h.Kill(id); !errors.Is(err, ErrExited) {
+		t.Errorf("kill after the exit: %v", err)
+	}
+	if s, err := h.Status(id); err != nil || s.Running || s.State != Gone {
+		t.Errorf("status after the exit: %+v, %v", s, err)
+	}
+}
+
+func TestKillGivesOneExit(t *testing.T) {
+	sink := collect(t)
+	h := newHandler(t, allow("/usr/bin/sleep"), nil)
+	id, err := h.Spawn(context.Background(), ProcessConfig{Program: "/usr/bin/sleep", Args: []string{"1000"}}, sink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := h.Status(id); err != nil || !s.Running || s.Memory == 0 {
+		t.Errorf("status: %+v, %v", s, err)
+	}
+	if err := h.Kill(id); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, h)
+	if e := sink.exits[id]; e.Reason != Killed || e.ExitCode != 137 {
+		t.Errorf("exit %+v", e)
+	}
+}

@@ -1,0 +1,240 @@
+package handler
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Sink takes the events of processes. Calls are strictly serial for one
+// Handler. Per stream, events are the bytes in order; the exit is exactly one
+// and comes last. The bytes are valid until the call returns. An error fails
+// the handler: its processes are killed and nothing more is delivered.
+type Sink interface {
+	HandleStdout(id uint64, data []byte) error
+	HandleStderr(id uint64, data []byte) error
+	HandleExit(id uint64, result Result) error
+}
+
+// A State is where in its life a process is; it only ever advances.
+type State int
+
+const (
+	Starting State = iota
+	Running
+	Exiting // it was asked to end, or killed
+	Gone    // nothing of it is left
+)
+
+// A Status answers os-status.
+type Status struct {
+	ID       uint64
+	State    State
+	Running  bool
+	ExitCode int // once it is not running
+	Reason   Reason
+	Start    time.Time
+	CPU      float32 // percent of one core since the previous Status call, or the start
+	Memory   uint64  // bytes in use
+}
+
+// A process is one program of an actor, from its permit to its exit event.
+type process struct {
+	h       *Handler
+	id      uint64
+	request ProcessConfig
+	sink    Sink
+	cell    *Cell
+	stdin   *stdin
+	streams [2]*stream
+	start   time.Time
+
+	// Guarded by h.mu.
+	open      int  // streams and the program itself that have not ended: 3, 2, 1, 0
+	gone      bool // nothing of the program is left
+	exiting   bool
+	forgotten bool // its exit has been delivered
+	result    Result
+	lastCPU   time.Duration
+	lastLook  time.Time
+
+	mu    sync.Mutex // guards used
+	space sync.Cond  // used has become less, or reading is over
+	used  int64      // bytes of output that wait, in queues and framers
+	over  bool       // nobody wants the output any more
+}
+
+// pipeSize is asked for output pipes: the lever of throughput. An ordinary
+// user's total is bounded (pipe-user-pages-soft), then smaller ones serve.
+const pipeSize = 1 << 20
+
+func growPipe(f *os.File) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		for size := pipeSize; size > 64<<10; size /= 2 {
+			if _, err := unix.FcntlInt(fd, unix.F_SETPIPE_SZ, size); err == nil {
+				return
+			}
+		}
+	})
+}
+
+// attach makes the pipes, with the launcher's command.
+func (p *process) attach(cell cellPipes, m *permit) error {
+	stdout, err := cell.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	stderr, err := cell.StderrPipe()
+	if err != nil {
+		stdout.Close()
+		return err
+	}
+	growPipe(stdout)
+	growPipe(stderr)
+	p.streams[0] = newStream(p, "stdout", stdout, p.request.StdoutMode, m.stdoutSize)
+	p.streams[1] = newStream(p, "stderr", stderr, p.request.StderrMode, m.stderrSize)
+	if p.h.policy.config.StdinNull {
+		return nil
+	}
+	in, err := cell.StdinPipe()
+	if err != nil {
+		return err
+	}
+	p.stdin = newStdin(p, in)
+	return nil
+}
+
+// cellPipes is what attach needs of a launcher.Cmd.
+type cellPipes interface {
+	StdinPipe() (*os.File, error)
+	StdoutPipe() (*os.File, error)
+	StderrPipe() (*os.File, error)
+}
+
+// discard closes what attach opened, of a process that did not start.
+func (p *process) discard() {
+	for _, s := range p.streams {
+		if s != nil {
+			s.file.Close()
+		}
+	}
+	if p.stdin != nil {
+		p.stdin.file.Close()
+	}
+}
+
+// reserve waits until the stream may read and says how much, at most want; 0
+// when nobody wants its output any more.
+func (p *process) reserve(s *stream, want int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	limit := p.h.policy.config.MaxOutputBuffer
+	for !p.over && p.used >= limit && s.unread > 0 {
+		p.space.Wait()
+	}
+	if p.over {
+		return 0
+	}
+	n := int(max(min(int64(want), limit-p.used), min(leastRead, limit)))
+	p.used += int64(n)
+	s.unread += n
+	return n
+}
+
+// recount changes what is counted for a stream's chunks.
+func (p *process) recount(s *stream, before, now int) {
+	p.mu.Lock()
+	p.used += int64(now - before)
+	s.unread += now - before
+	p.mu.Unlock()
+	p.space.Broadcast()
+}
+
+// hold changes what is counted for a framer.
+func (p *process) hold(before, now int) {
+	if before == now {
+		return
+	}
+	p.mu.Lock()
+	p.used += int64(now - before)
+	p.mu.Unlock()
+	p.space.Broadcast()
+}
+
+// abandon ends the reading of output.
+func (p *process) abandon() {
+	p.mu.Lock()
+	p.over = true
+	p.mu.Unlock()
+	p.space.Broadcast()
+	for _, s := range p.streams {
+		s.file.Close() // wakes its reader
+	}
+	if p.stdin != nil {
+		p.stdin.abort()
+	}
+}
+
+// await follows the program to its end.
+func (p *process) await() {
+	<-p.cell.Gone()
+	result := p.cell.Wait()
+	if p.stdin != nil {
+		p.stdin.abort()
+	}
+	// Whoever still holds a pipe is not of this program; what is in it is.
+	for _, s := range p.streams {
+		s.drain()
+	}
+	code := result.ExitCode
+	p.h.record(Event{Kind: Ended, Process: p.id, Program: p.request.Program, ExitCode: &code, Signal: int(result.Signal), Reason: result.Reason,
+		Wall: result.Wall.Seconds(), CPU: result.CPU.Seconds(), MemoryPeak: result.MemoryPeak})
+	p.h.ended(p, result)
+}
+
+// status must be called with h.mu held for the parts that it guards.
+func (p *process) status() Status {
+	s := Status{ID: p.id, State: Running, Running: true, Start: p.start}
+	if p.gone {
+		s.State, s.Running, s.ExitCode, s.Reason = Gone, false, p.result.ExitCode, p.result.Reason
+		return s
+	}
+	if p.exiting {
+		s.State = Exiting
+	}
+	if p.cell.Leaf == nil {
+		return s
+	}
+	u, err := p.cell.Leaf.Usage()
+	if err != nil {
+		return s // it is just ending
+	}
+	now := time.Now()
+	if d := now.Sub(p.lastLook); d > 0 {
+		s.CPU = float32(100 * float64(u.CPU-p.lastCPU) / float64(d))
+	}
+	p.lastCPU, p.lastLook = u.CPU, now
+	s.Memory = u.Memory
+	return s
+}
+
+func (s State) String() string {
+	switch s {
+	case Starting:
+		return "starting"
+	case Running:
+		return "running"
+	case Exiting:
+		return "exiting"
+	case Gone:
+		return "gone"
+	}
+	return fmt.Sprintf("state %d", int(s))
+}
