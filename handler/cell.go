@@ -39,6 +39,9 @@ type Budgets struct {
 	Grace time.Duration
 }
 
+// NoLimits is in Enforced where limits were left out by explicit word.
+const NoLimits = "limits: NONE, by request"
+
 // DefaultGrace is what a program has to end by itself.
 const DefaultGrace = 2 * time.Second
 
@@ -99,7 +102,7 @@ func StartCell(cmd *launcher.Cmd, group *cgroup.Group, limits cgroup.Limits, bud
 	if c.Leaf != nil {
 		c.Enforced = append(c.Enforced, c.Leaf.Enforced()...)
 	} else {
-		c.Enforced = append(c.Enforced, "limits: NONE, by request")
+		c.Enforced = append(c.Enforced, NoLimits)
 	}
 	if budgets.Wall > 0 {
 		c.Enforced = append(c.Enforced, fmt.Sprintf("wall clock: %v", budgets.Wall))

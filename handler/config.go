@@ -30,7 +30,8 @@ type Config struct {
 	MaxProcesses    int          // alive at once
 	MaxOutputBuffer int64        // bytes of output that wait for the actor, per process
 	AllowedPrograms []string
-	AllowedPaths    []string
+	AllowedPaths    []string            // shown, writable
+	ReadOnlyPaths   []string            // shown, read-only
 	ArgsAllowed     map[string][]string // program → patterns, one of which each argument matches whole
 	Env             EnvPolicy
 	StdinNull       bool          // programs read end of file at once
@@ -101,6 +102,7 @@ type configFile struct {
 	MaxOutputBuffer *int64              `toml:"max_output_buffer"`
 	AllowedPrograms []string            `toml:"allowed_programs"`
 	AllowedPaths    []string            `toml:"allowed_paths"`
+	ReadOnlyPaths   []string            `toml:"read_only_paths"`
 	ArgsAllowed     map[string][]string `toml:"args_allowed"`
 	Env             EnvPolicy           `toml:"env"`
 	Stdin           string              `toml:"stdin"`
@@ -295,7 +297,8 @@ func (f *configFile) config() (Config, error) {
 		}
 		c.MaxOutputBuffer = *n
 	}
-	c.AllowedPrograms, c.AllowedPaths, c.ArgsAllowed, c.Env = f.AllowedPrograms, f.AllowedPaths, f.ArgsAllowed, f.Env
+	c.AllowedPrograms, c.AllowedPaths, c.ReadOnlyPaths = f.AllowedPrograms, f.AllowedPaths, f.ReadOnlyPaths
+	c.ArgsAllowed, c.Env = f.ArgsAllowed, f.Env
 	for name := range c.Env.Set {
 		if name == "" || strings.ContainsAny(name, "=\x00") || loaderVariable(name) {
 			fault("env.set: %q cannot be set", name)

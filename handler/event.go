@@ -42,11 +42,12 @@ const (
 	StdinFailed  Kind = "stdin-failed" // the program does not read any more
 	SignalSent   Kind = "signal-sent"
 	KillAsked    Kind = "kill-asked"
-	Denied       Kind = "denied"       // any other operation, refused
-	NotJSON      Kind = "not-json"     // Bytes of output were skipped
-	ReadFailed   Kind = "read-failed"  // output was lost to an error
-	Ended        Kind = "ended"        // the program's end
-	ActorFailed  Kind = "actor-failed" // it takes no more events; its processes are killed
+	Denied       Kind = "denied"        // any other operation, refused
+	NotJSON      Kind = "not-json"      // Bytes of output were skipped
+	ReadFailed   Kind = "read-failed"   // output was lost to an error
+	Ended        Kind = "ended"         // the program's end
+	ActorFailed  Kind = "actor-failed"  // it takes no more events; its processes are killed
+	ActorRefused Kind = "actor-refused" // a handler returned an err
 	ActorStarted Kind = "actor-started"
 	ActorEnded   Kind = "actor-ended"
 )

@@ -60,7 +60,8 @@ type Handler struct {
 	active    int    // living, or with events to deliver
 	past      []past // processes whose exit was delivered, oldest first
 	ready     []item
-	closed    bool
+	draining  bool  // nothing new is started
+	closed    bool  // nothing more is delivered
 	err       error // why it failed
 	delivered chan struct{}
 }
@@ -161,7 +162,11 @@ func (h *Handler) spawn(ctx context.Context, r ProcessConfig, sink Sink, e *Even
 	e.Process = id
 	p := &process{h: h, id: id, request: r, sink: sink, open: 3}
 	p.space.L = &p.mu
-	cmd := h.launcher.Command(ctx, m.path, r.Args...)
+	// The caller's context ends the start; once the program runs, only we do.
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	defer stop()
+	cmd := h.launcher.Command(life, m.path, r.Args...)
 	cmd.Args[0] = r.Program
 	cmd.Env, cmd.Dir, cmd.Isolation = m.env, r.Cwd, m.spec
 	if err := p.attach(cmd, m); err != nil {
@@ -185,14 +190,16 @@ func (h *Handler) spawn(ctx context.Context, r ProcessConfig, sink Sink, e *Even
 // begin lets the events of a process flow, behind the record of its start.
 func (h *Handler) begin(id uint64) {
 	h.mu.Lock()
-	p, closed := h.processes[id], h.closed
+	p, closed, draining := h.processes[id], h.closed, h.draining
 	h.mu.Unlock()
 	for _, s := range p.streams {
 		go s.read()
 	}
 	go p.await()
-	if closed { // in the meantime
+	if closed || draining { // in the meantime
 		p.cell.Kill(Killed)
+	}
+	if closed {
 		p.abandon()
 	}
 }
@@ -200,7 +207,7 @@ func (h *Handler) begin(id uint64) {
 func (h *Handler) reserve() (uint64, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
+	if h.closed || h.draining {
 		return 0, ErrClosed
 	}
 	if limit := h.policy.config.MaxProcesses; h.living >= limit {
@@ -368,8 +375,16 @@ func (h *Handler) kill(p *process) error {
 	return nil
 }
 
-// KillAll kills every process. Their exits are delivered.
-func (h *Handler) KillAll() {
+// Drain ends a handler in good order: nothing new is started, every process is
+// killed, and their exits are delivered; Wait says when.
+func (h *Handler) Drain() {
+	h.mu.Lock()
+	h.draining = true
+	h.mu.Unlock()
+	h.killAll()
+}
+
+func (h *Handler) killAll() {
 	for _, p := range h.list() {
 		if h.kill(p) == nil {
 			h.record(Event{Kind: KillAsked, Process: p.id, Program: p.request.Program, Rule: "end of the actor"})
@@ -444,7 +459,7 @@ func (h *Handler) shut() {
 	if closed {
 		return
 	}
-	h.KillAll()
+	h.killAll()
 	h.mu.Lock()
 	var all []*process
 	for _, p := range h.processes {
@@ -459,7 +474,7 @@ func (h *Handler) shut() {
 }
 
 // Close kills what is alive and waits until nothing of it is left. Exits that
-// were not delivered yet never are: to have them, KillAll and Wait first. It
+// were not delivered yet never are: to have them, Drain and Wait first. It
 // must not be called by a Sink.
 func (h *Handler) Close() error {
 	h.shut()

@@ -57,7 +57,8 @@ func deny(rule, format string, args ...any) error {
 type policy struct {
 	config   Config
 	programs []program
-	paths    []string // resolved
+	paths    []string // that are shown, resolved
+	mounts   []isolate.Mount
 }
 
 type program struct {
@@ -83,17 +84,24 @@ func newPolicy(c Config) (p *policy, missing []string, err error) {
 		}
 		p.programs = append(p.programs, program{name: name, path: real, info: info})
 	}
-	for _, name := range c.AllowedPaths {
-		if !filepath.IsAbs(name) {
-			faults = append(faults, fmt.Errorf("allowed_paths: %q is not an absolute path", name))
-			continue
+	for _, list := range []struct {
+		key   string
+		names []string
+		mount func(string) isolate.Mount
+	}{{"allowed_paths", c.AllowedPaths, isolate.RW}, {"read_only_paths", c.ReadOnlyPaths, isolate.RO}} {
+		for _, name := range list.names {
+			if !filepath.IsAbs(name) {
+				faults = append(faults, fmt.Errorf("%s: %q is not an absolute path", list.key, name))
+				continue
+			}
+			real, _, err := resolve(name)
+			if err != nil {
+				missing = append(missing, name)
+				continue
+			}
+			p.paths = append(p.paths, real)
+			p.mounts = append(p.mounts, list.mount(name))
 		}
-		real, _, err := resolve(name)
-		if err != nil {
-			missing = append(missing, name)
-			continue
-		}
-		p.paths = append(p.paths, real)
 	}
 	for name, patterns := range c.ArgsAllowed {
 		i := slices.IndexFunc(p.programs, func(q program) bool { return q.name == name })
@@ -320,8 +328,6 @@ func (p *policy) spec() isolate.Spec {
 	for _, q := range p.programs {
 		s.Allow = append(s.Allow, q.path)
 	}
-	for _, path := range p.paths {
-		s.Mounts = append(s.Mounts, isolate.RW(path))
-	}
+	s.Mounts = append(slices.Clone(s.Mounts), p.mounts...)
 	return s
 }

@@ -1,0 +1,259 @@
+// Package actor runs one WebAssembly actor on wazero and gives it processes.
+//
+// An actor is a core module that imports theater:simple/process and
+// theater:simple/runtime and exports theater:simple/actor and
+// theater:simple/process-handlers, with the canonical ABI's lowered signatures,
+// in either of the two naming schemes that tools emit (abi.go). Plain Go guests
+// bring wasi_snapshot_preview1, of which they get clocks, random numbers and
+// stderr, and nothing that reaches the host.
+//
+// One actor is one instance, called by one goroutine at a time. Its state lives
+// here, as bytes: it goes into each call and comes out of it, and is kept only
+// if the call succeeded.
+//
+// # What a guest may do wrong
+//
+// A trap, a violation of the ABI and a missed deadline fail the actor: its
+// processes are killed, one event says why, and the instance is never called
+// again. An err from a handler is the actor's own business: it is logged and
+// recorded, and the state stays as it was.
+package actor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/proscenium-dev/proscenium/cgroup"
+	"github.com/proscenium-dev/proscenium/handler"
+	"github.com/proscenium-dev/proscenium/launcher"
+	"github.com/proscenium-dev/proscenium/wit/canon"
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+)
+
+// Config is what an actor needs.
+type Config struct {
+	Manifest *handler.Manifest
+	Launcher *launcher.Launcher
+	Group    *cgroup.Group    // nil needs limits = "none"
+	Recorder handler.Recorder // nil: nothing is recorded
+	Logger   *slog.Logger     // nil: silent
+}
+
+// Bounds of what a guest may make the host hold.
+const (
+	maxModule    = 64 << 20 // bytes of the module
+	maxState     = 64 << 20 // bytes of state
+	maxError     = 4 << 10  // bytes of an err that goes into the guest
+	copyBudget   = 4 << 20  // bytes copied out of the guest in one call of an import
+	wasmPage     = 64 << 10
+	callDeadline = 10 * time.Second // for loading, where the manifest has none
+)
+
+// An Actor is a guest that runs. It is the sink of its processes' events.
+type Actor struct {
+	manifest *handler.Manifest
+	logger   *slog.Logger
+	recorder handler.Recorder
+	handler  *handler.Handler // nil: the manifest has no process handler
+	runtime  wazero.Runtime
+	chain    chain
+
+	mu       sync.Mutex // one call at a time
+	module   api.Module
+	exports  exports
+	state    []byte
+	hasState bool
+	failed   error
+
+	mayLeave bool // an import may be called: not in realloc and post-return
+}
+
+// Start loads the actor and calls its init. Processes that it starts there run
+// when Start returns; their events follow.
+func Start(ctx context.Context, c Config) (_ *Actor, err error) {
+	m := c.Manifest
+	a := &Actor{manifest: m, logger: c.Logger, recorder: c.Recorder, state: m.State, hasState: m.State != nil}
+	if a.logger == nil {
+		a.logger = slog.New(slog.DiscardHandler)
+	}
+	a.logger = a.logger.With("actor", m.Name)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("actor %s: %w", m.Name, err)
+			a.Close()
+		}
+	}()
+	code, err := readModule(m.ComponentPath)
+	if err != nil {
+		return nil, err
+	}
+	if m.Process != nil {
+		config := *m.Process
+		config.Actor, config.Logger = m.Name, a.logger
+		if a.handler, err = handler.New(config, c.Launcher, c.Group, handler.Recorders(a.recorders())); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.load(ctx, code); err != nil {
+		a.record(handler.Event{Kind: handler.ActorFailed, Error: err.Error()})
+		return nil, err
+	}
+	a.record(handler.Event{Kind: handler.ActorStarted, Program: m.ComponentPath})
+	if err := a.init(ctx); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *Actor) recorders() []handler.Recorder {
+	list := []handler.Recorder{&a.chain}
+	if a.recorder != nil {
+		list = append(list, a.recorder)
+	}
+	return list
+}
+
+func (a *Actor) record(e handler.Event) {
+	e.Time, e.Actor = time.Now(), a.manifest.Name
+	handler.Recorders(a.recorders()).Record(e)
+}
+
+func readModule(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	code, err := io.ReadAll(io.LimitReader(f, maxModule+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(code) > maxModule {
+		return nil, fmt.Errorf("%s: more than %d bytes", path, maxModule)
+	}
+	switch {
+	case bytes.HasPrefix(code, []byte("\x00asm\x0d\x00\x01\x00")):
+		return nil, fmt.Errorf("%s is a component; this host runs core modules: build the actor without the component step (wit-component, jco)", path)
+	case !bytes.HasPrefix(code, []byte("\x00asm\x01\x00\x00\x00")):
+		return nil, fmt.Errorf("%s is not a WebAssembly module", path)
+	}
+	return code, nil
+}
+
+// load compiles, checks and instantiates the module.
+func (a *Actor) load(ctx context.Context, code []byte) error {
+	config := wazero.NewRuntimeConfig().
+		WithMemoryLimitPages(uint32(a.manifest.Memory / wasmPage)).
+		WithCloseOnContextDone(a.manifest.Deadline > 0)
+	a.runtime = wazero.NewRuntimeWithConfig(ctx, config)
+	compiled, err := a.runtime.CompileModule(ctx, code)
+	if err != nil {
+		return err
+	}
+	names, err := checkModule(compiled)
+	if err != nil {
+		return err
+	}
+	if err := a.provideImports(ctx, compiled); err != nil {
+		return err
+	}
+	ctx, cancel := a.withDeadline(ctx)
+	defer cancel()
+	a.mayLeave = true
+	a.module, err = a.runtime.InstantiateModule(ctx, compiled, a.moduleConfig(ctx))
+	if err != nil {
+		return a.explain(err)
+	}
+	a.exports.find(a.module, names)
+	if a.exports.initialize != nil {
+		if _, err := a.exports.initialize.Call(ctx); err != nil {
+			return a.explain(err)
+		}
+	}
+	return nil
+}
+
+// withDeadline bounds one call into the guest.
+func (a *Actor) withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	if d := a.manifest.Deadline; d > 0 {
+		return context.WithTimeout(ctx, d)
+	}
+	return ctx, func() {}
+}
+
+// ErrDeadline is a call that did not return in time.
+var ErrDeadline = errors.New("the actor missed its deadline")
+
+// explain shortens wazero's errors to what an operator needs.
+func (a *Actor) explain(err error) error {
+	var trap *canon.Trap
+	switch {
+	case errors.As(err, &trap):
+		return trap
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w of %v", ErrDeadline, a.manifest.Deadline)
+	}
+	return err
+}
+
+// fail notes that the actor is done for, records it once and returns err.
+func (a *Actor) fail(call string, err error) error {
+	err = fmt.Errorf("%s: %w", call, a.explain(err))
+	if a.failed == nil {
+		a.failed = err
+		a.logger.Error("the actor failed; its processes are killed", "error", err)
+		a.record(handler.Event{Kind: handler.ActorFailed, Error: err.Error()})
+	}
+	return err
+}
+
+// State is the last committed state; ok is false if there is none.
+func (a *Actor) State() (state []byte, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return bytes.Clone(a.state), a.hasState
+}
+
+// Handler is the actor's processes, nil without a process handler.
+func (a *Actor) Handler() *handler.Handler { return a.handler }
+
+// Wait waits until nothing of the actor is alive or queued. The error says why
+// it failed.
+func (a *Actor) Wait(ctx context.Context) error {
+	if a.handler == nil {
+		return nil
+	}
+	err := a.handler.Wait(ctx)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.failed != nil {
+		return a.failed
+	}
+	return err
+}
+
+// Close ends the actor and everything that it started.
+func (a *Actor) Close() error {
+	if a.handler != nil {
+		a.handler.Close()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.runtime == nil {
+		return nil
+	}
+	if a.module != nil {
+		a.record(handler.Event{Kind: handler.ActorEnded})
+	}
+	err := a.runtime.Close(context.Background())
+	a.runtime, a.module = nil, nil
+	return err
+}
