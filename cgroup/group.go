@@ -251,20 +251,30 @@ func (g *Group) Close() error {
 	}
 	g.closed = true
 	if len(g.legacy) == 0 {
-		// Out of the supervisor leaf again, which the controllers forbid while
-		// they are enabled: ignore it, the next Open by anyone sweeps the rest.
-		parent := filepath.Dir(g.unified.dir())
-		for _, c := range append([]string{"io"}, required...) {
-			write(g.unified.dir(), "cgroup.subtree_control", "-"+c)
-			write(parent, "cgroup.subtree_control", "-"+c)
-		}
-		write(parent, "cgroup.procs", "0")
+		g.leaveSupervisor()
 	}
 	var errs []error
 	for _, dir := range g.dirs() {
 		errs = append(errs, removeTree(dir))
 	}
 	return errors.Join(errs...)
+}
+
+// leaveSupervisor moves this process back where it came from, which the
+// controllers forbid while they are enabled there: they are switched off, unless
+// another instance lives beside us. What remains is swept by the next Open.
+func (g *Group) leaveSupervisor() {
+	own := g.unified.dir()
+	parent := filepath.Dir(own)
+	others, _ := filepath.Glob(filepath.Join(parent, namePrefix+"*"))
+	if len(others) > 1 {
+		return
+	}
+	for _, c := range append([]string{"io"}, required...) {
+		write(own, "cgroup.subtree_control", "-"+c)
+		write(parent, "cgroup.subtree_control", "-"+c)
+	}
+	write(parent, "cgroup.procs", "0")
 }
 
 // removeTree removes a group and its empty children, deepest first.

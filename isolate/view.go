@@ -252,6 +252,9 @@ func (v *view) need(pattern string) error {
 // that is broken, or lacks a library, could not be loaded outside either.
 func (v *view) objects(dir string) error {
 	return fs.WalkDir(v.files, dir[1:], func(name string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrPermission) {
+			return fs.SkipDir // the program will not be able to read it either
+		}
 		if err != nil || !d.Type().IsRegular() || !strings.Contains(path.Base(name), ".so") {
 			return err
 		}
@@ -324,8 +327,13 @@ func (v *view) system() error {
 			}
 		}
 	}
-	for _, name := range []string{"/etc/alternatives", "/etc/ssl", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/perl", "/etc/java-*", "/etc/ImageMagick-*", "/etc/fonts", "/etc/mime.types", "/etc/gitconfig"} {
-		if err := v.need(name); err != nil {
+	for _, name := range []string{"/etc/alternatives", "/etc/ssl", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/perl", "/etc/fonts", "/etc/mime.types", "/etc/gitconfig"} {
+		if err := v.showIfThere(name, bind{exec: true}); err != nil {
+			return err
+		}
+	}
+	for _, pattern := range []string{"/etc/java-*", "/etc/ImageMagick-*"} {
+		if err := v.need(pattern); err != nil {
 			return err
 		}
 	}

@@ -48,7 +48,7 @@ with a file system in which only the allowed programs exist.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(runCommand(), execCommand(), planCommand(), doctorCommand())
+	root.AddCommand(runCommand(), execCommand(), planCommand(), doctorCommand(), auditCommand())
 	root.SetArgs(args)
 	err := root.Execute()
 	var code exitCode

@@ -8,7 +8,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
@@ -20,11 +19,12 @@ import (
 
 const root = "/usr/share/doc"
 
-func init() { guest.Register(inventory{}) }
+func init() { guest.Register(inventory{&state{Job: map[uint64]string{}, Kinds: map[string]int64{}}}) }
 func main() {}
 
-// The state is JSON between calls, as any actor's should be: what is kept in
-// memory is gone after a restart.
+// What is gathered stays in memory, where an event costs little; the state that
+// the host keeps is the report, once there is one. (An actor that is to go on
+// after a failure puts all it needs into its state.)
 type state struct {
 	Job map[uint64]string // pid → what it does
 
@@ -36,7 +36,6 @@ type state struct {
 	Counted      []string         // lines of uniq -c
 	Hungry       string           // how the hungry one ended
 	Failures     []string
-	Shown        int64
 
 	Report string
 }
@@ -46,10 +45,9 @@ type file struct {
 	Name string
 }
 
-type inventory struct{}
+type inventory struct{ *state }
 
-func (inventory) Init(_ []byte, id string) ([]byte, error) {
-	s := &state{Job: map[uint64]string{}, Kinds: map[string]int64{}}
+func (s inventory) Init(_ []byte, id string) ([]byte, error) {
 	guest.Log("I am " + id + ". Three programs at once:")
 	// One: every file with its size, a line each.
 	s.start("measure", guest.Config{Program: "/usr/bin/find", Args: []string{root, "-type", "f", "-printf", `%s %p\n`}, Stdout: guest.Lines, Stderr: guest.Lines})
@@ -57,7 +55,7 @@ func (inventory) Init(_ []byte, id string) ([]byte, error) {
 	s.start("copyrights", guest.Config{Program: "/usr/bin/find", Args: []string{root, "-name", "copyright", "-type", "f"}, Stdout: guest.Raw, Stderr: guest.Lines})
 	// Three: keeps in memory what has no end, and dies of its limit.
 	s.start("hungry", guest.Config{Program: "/usr/bin/tail", Args: []string{"/dev/zero"}, Stderr: guest.Lines})
-	return s.encode()
+	return s.result()
 }
 
 func (s *state) start(job string, c guest.Config) uint64 {
@@ -80,12 +78,11 @@ func short(args []string) string {
 	return text
 }
 
-func (inventory) HandleStdout(b []byte, pid uint64, data []byte) ([]byte, error) {
-	s := decode(b)
+func (s inventory) HandleStdout(_ []byte, pid uint64, data []byte) ([]byte, error) {
 	switch s.Job[pid] {
 	case "measure":
 		s.measure(string(data))
-		if s.Files%1500 == 1 {
+		if s.Files%1000 == 1 {
 			s.progress()
 		}
 	case "copyrights":
@@ -95,7 +92,7 @@ func (inventory) HandleStdout(b []byte, pid uint64, data []byte) ([]byte, error)
 	case "count":
 		s.Counted = append(s.Counted, string(data))
 	}
-	return s.encode()
+	return s.result()
 }
 
 func (s *state) measure(line string) {
@@ -129,14 +126,12 @@ func (s *state) progress() {
 	guest.Log(fmt.Sprintf("%6d files, %s | %s", s.Files, human(s.Bytes), strings.Join(parts, " | ")))
 }
 
-func (inventory) HandleStderr(b []byte, pid uint64, data []byte) ([]byte, error) {
-	s := decode(b)
+func (s inventory) HandleStderr(_ []byte, pid uint64, data []byte) ([]byte, error) {
 	guest.Log(fmt.Sprintf("#%d %s says: %s", pid, s.Job[pid], data))
-	return s.encode()
+	return s.result()
 }
 
-func (inventory) HandleExit(b []byte, pid uint64, code int32) ([]byte, error) {
-	s := decode(b)
+func (s inventory) HandleExit(_ []byte, pid uint64, code int32) ([]byte, error) {
 	job := s.Job[pid]
 	delete(s.Job, pid)
 	guest.Log(fmt.Sprintf("#%d %s has ended with %d", pid, job, code))
@@ -169,7 +164,7 @@ func (inventory) HandleExit(b []byte, pid uint64, code int32) ([]byte, error) {
 	if len(s.Job) == 0 {
 		s.Report = s.report()
 	}
-	return s.encode()
+	return s.result()
 }
 
 func (s *state) report() string {
@@ -220,16 +215,4 @@ func human(n int64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// encode gives the report alone once there is one: the state is then for people.
-func (s *state) encode() ([]byte, error) {
-	if s.Report != "" {
-		return []byte(s.Report), nil
-	}
-	return json.Marshal(s)
-}
-
-func decode(b []byte) *state {
-	s := &state{}
-	json.Unmarshal(b, s)
-	return s
-}
+func (s *state) result() ([]byte, error) { return []byte(s.Report), nil }
