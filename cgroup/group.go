@@ -319,6 +319,21 @@ func startTime(pid int) (uint64, error) {
 	return strconv.ParseUint(string(fields[19]), 10, 64)
 }
 
+// Sweep removes what dead owners left, as Open does.
+func Sweep() error {
+	l, err := detect()
+	if err != nil {
+		return err
+	}
+	if l.unified != nil {
+		sweep(l.unified.dir())
+	}
+	for _, h := range l.legacy {
+		sweep(h.dir())
+	}
+	return nil
+}
+
 // sweep removes the groups in dir whose owners are dead.
 func sweep(dir string) {
 	entries, err := os.ReadDir(dir)

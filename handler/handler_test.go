@@ -5,39 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/proscenium-dev/proscenium/cgroup"
-	"github.com/proscenium-dev/proscenium/launcher"
-	"github.com/proscenium-dev/proscenium/reexec"
+	"github.com/proscenium-dev/proscenium/tests/testenv"
 )
 
-var (
-	testLauncher *launcher.Launcher
-	testGroup    *cgroup.Group
-)
-
-func TestMain(m *testing.M) {
-	reexec.Init()
-	os.Exit(func() int {
-		var err error
-		if testGroup, err = cgroup.Open(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer testGroup.Close()
-		if testLauncher, err = launcher.Start(launcher.Config{}); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer testLauncher.Close()
-		return m.Run()
-	}())
-}
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // recording is a Recorder for tests.
 type recording struct {
@@ -103,7 +79,7 @@ func (c *collector) HandleExit(id uint64, r Result) error {
 
 func newHandler(t testing.TB, c Config, r Recorder) *Handler {
 	t.Helper()
-	h, err := New(c, testLauncher, testGroup, r)
+	h, err := New(c, testenv.Launcher(t), testenv.Group(t), r)
 	if err != nil {
 		t.Fatal(err)
 	}

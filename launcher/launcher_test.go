@@ -1,33 +1,23 @@
-package launcher
+package launcher_test
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 
-	"github.com/proscenium-dev/proscenium/reexec"
+	"github.com/proscenium-dev/proscenium/launcher"
+	"github.com/proscenium-dev/proscenium/tests/testenv"
 )
 
-func TestMain(m *testing.M) {
-	reexec.Init()
-	os.Exit(m.Run())
-}
-
-func start(t testing.TB) *Launcher {
-	t.Helper()
-	l, err := Start(Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l
-}
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 func TestOutput(t *testing.T) {
-	l := start(t)
+	testenv.NoLeaks(t)
+	l := testenv.Launcher(t)
 	out, err := l.Command(context.Background(), "/usr/bin/echo", "hello").Output()
 	if err != nil || string(out) != "hello\n" {
 		t.Fatalf("echo: %q, %v", out, err)
@@ -35,10 +25,11 @@ func TestOutput(t *testing.T) {
 }
 
 func TestExitStatus(t *testing.T) {
-	l := start(t)
+	testenv.NoLeaks(t)
+	l := testenv.Launcher(t)
 	cmd := l.Command(context.Background(), "/usr/bin/ls", "/nonexistent")
 	out, err := cmd.CombinedOutput()
-	var exit *ExitError
+	var exit *launcher.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 2 || !exit.Reported() {
 		t.Fatalf("ls of nothing: %v, want exit status 2", err)
 	}
@@ -48,7 +39,8 @@ func TestExitStatus(t *testing.T) {
 }
 
 func TestKill(t *testing.T) {
-	l := start(t)
+	testenv.NoLeaks(t)
+	l := testenv.Launcher(t)
 	cmd := l.Command(context.Background(), "/usr/bin/sleep", "1000")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -62,4 +54,92 @@ func TestKill(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("signal after the end: %v, want %v", err, os.ErrProcessDone)
 	}
+}
+
+func TestErrorsBeforeTheStart(t *testing.T) {
+	testenv.NoLeaks(t)
+	l := testenv.Launcher(t)
+	cancelled, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, c := range map[string]struct {
+		cmd  *launcher.Cmd
+		want error
+		text string
+	}{
+		"no such program": {l.Command(context.Background(), "/nonexistent"), os.ErrNotExist, "/nonexistent"},
+		"not a program":   {l.Command(context.Background(), "/etc/passwd"), os.ErrPermission, "/etc/passwd"},
+		"a directory":     {l.Command(context.Background(), "/usr/bin"), os.ErrPermission, "/usr/bin"},
+		"relative":        {l.Command(context.Background(), "ls"), nil, "not an absolute path"},
+		"NUL":             {l.Command(context.Background(), "/usr/bin/ls", "a\x00b"), nil, "argument 1 contains a NUL byte"},
+		"no such dir":     {&launcher.Cmd{}, nil, ""},
+		"too long":        {l.Command(context.Background(), "/usr/bin/ls", strings.Repeat("x", 2<<20)), syscall.E2BIG, "at most"},
+		"cancelled":       {l.Command(cancelled, "/usr/bin/ls"), context.Canceled, ""},
+	} {
+		if name == "no such dir" {
+			c.cmd = l.Command(context.Background(), "/usr/bin/ls")
+			c.cmd.Dir, c.want, c.text = "/nowhere", os.ErrNotExist, `openat2(AT_FDCWD, "/nowhere"`
+		}
+		err := c.cmd.Run()
+		if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestSetupErrorNamesTheCall: the failing system call, as strace prints it.
+func TestSetupErrorNamesTheCall(t *testing.T) {
+	cmd := testenv.Launcher(t).Command(context.Background(), "/usr/bin/ls")
+	cmd.Dir = "/nowhere"
+	var setup *launcher.SetupError
+	if err := cmd.Run(); !errors.As(err, &setup) || setup.Step != "init" || !strings.HasPrefix(setup.Call, "openat2(") || setup.Err != syscall.ENOENT {
+		t.Errorf("%#v", setup)
+	}
+}
+
+// TestConcurrentStarts: many at once, and each output is its own.
+func TestConcurrentStarts(t *testing.T) {
+	testenv.NoLeaks(t)
+	l := testenv.Launcher(t)
+	errs := make(chan error)
+	const n = 40
+	for i := range n {
+		go func() {
+			want := fmt.Sprint(i)
+			out, err := l.Command(testenv.Context(t), "/usr/bin/echo", "-n", want).Output()
+			if err == nil && string(out) != want {
+				err = fmt.Errorf("got %q, want %q", out, want)
+			}
+			errs <- err
+		}()
+	}
+	for range n {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestContextKills(t *testing.T) {
+	testenv.NoLeaks(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := testenv.Launcher(t).Command(ctx, "/usr/bin/sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := cmd.Wait(); !errors.Is(err, context.Canceled) {
+		t.Errorf("after cancel: %v", err)
+	}
+}
+
+func ExampleCmd_Output() {
+	l, err := launcher.Start(launcher.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer l.Close()
+	out, err := l.Command(context.Background(), "/usr/bin/seq", "3").Output()
+	fmt.Printf("%q %v\n", out, err)
+	// Output: "1\n2\n3\n" <nil>
 }

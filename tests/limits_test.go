@@ -1,0 +1,188 @@
+package tests
+
+import (
+	"bytes"
+	"io"
+	"math"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/proscenium-dev/proscenium/cgroup"
+	"github.com/proscenium-dev/proscenium/handler"
+	"github.com/proscenium-dev/proscenium/isolate"
+	"github.com/proscenium-dev/proscenium/tests/testenv"
+	"golang.org/x/sys/unix"
+)
+
+func openInheritable(path string) (int, error) { return unix.Open(path, unix.O_RDONLY, 0) }
+func closeFD(fd int)                           { unix.Close(fd) }
+
+// cell starts a program under limits; what it writes is collected.
+type running struct {
+	*handler.Cell
+	out *bytes.Buffer
+	end chan struct{}
+}
+
+func (r *running) wait() handler.Result {
+	<-r.end
+	return r.Cell.Wait()
+}
+
+func start(t testing.TB, limits cgroup.Limits, budgets handler.Budgets, spec isolate.Spec, program string, args ...string) *running {
+	t.Helper()
+	cmd := testenv.Launcher(t).Command(testenv.Context(t), program, args...)
+	cmd.Isolation = spec
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = cmd.Stdout
+	c, err := handler.StartCell(cmd, testenv.Group(t), limits, budgets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &running{c, &bytes.Buffer{}, make(chan struct{})}
+	go func() {
+		io.Copy(r.out, pipe)
+		pipe.Close()
+		close(r.end)
+	}()
+	t.Cleanup(func() {
+		c.Kill(handler.Killed)
+		r.wait()
+	})
+	return r
+}
+
+var shell = isolate.Spec{View: isolate.ViewSystem}
+
+func TestMemoryHogDiesAtItsLimit(t *testing.T) {
+	testenv.NoLeaks(t)
+	const limit = 32 << 20
+	for name, c := range map[string]struct {
+		spec    isolate.Spec
+		program string
+		args    []string
+	}{
+		"anonymous":     {isolate.Hardened(), "/usr/bin/tail", []string{"/dev/zero"}},
+		"tmpfs":         {isolate.Hardened(), "/usr/bin/dd", []string{"if=/dev/zero", "of=/tmp/x", "bs=1M"}},
+		"shared memory": {isolate.Hardened(), "/usr/bin/dd", []string{"if=/dev/zero", "of=/dev/shm/x", "bs=1M"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, cgroup.Limits{Memory: limit}, handler.Budgets{Wall: time.Minute}, c.spec, c.program, c.args...).wait()
+			if r.Reason != handler.OutOfMemory || r.ExitCode != 137 {
+				t.Errorf("%s, exit code %d", r.Reason, r.ExitCode)
+			}
+			if r.MemoryPeak > limit || r.MemoryPeak < limit/2 {
+				t.Errorf("peak %d of %d bytes", r.MemoryPeak, limit)
+			}
+		})
+	}
+}
+
+// TestWholeTreeDies: the shell's child eats the memory, the shell dies as well.
+func TestWholeTreeDies(t *testing.T) {
+	testenv.NoLeaks(t)
+	script := "tail /dev/zero & wait; echo survived"
+	r := start(t, cgroup.Limits{Memory: 32 << 20}, handler.Budgets{Wall: time.Minute}, shell, "/bin/sh", "-c", script)
+	if got := r.wait(); got.Reason != handler.OutOfMemory || strings.Contains(r.out.String(), "survived") {
+		t.Errorf("%s, %q", got.Reason, r.out)
+	}
+	r = start(t, cgroup.Limits{Memory: 32 << 20, KillOne: true}, handler.Budgets{Wall: time.Minute}, shell, "/bin/sh", "-c", script)
+	if got := r.wait(); got.Reason != handler.Exited || !strings.Contains(r.out.String(), "survived") {
+		t.Errorf("with KillOne: %s, %q", got.Reason, r.out)
+	}
+}
+
+// TestBusyLoopIsThrottled: the share of the quota that was used, by the
+// kernel's own account, for one busy process and for four.
+func TestBusyLoopIsThrottled(t *testing.T) {
+	testenv.NoLeaks(t)
+	for name, script := range map[string]string{
+		"one":  "while :; do :; done",
+		"four": "for i in 1 2 3; do while :; do :; done & done; while :; do :; done",
+	} {
+		t.Run(name, func(t *testing.T) {
+			const cores = 0.25
+			r := start(t, cgroup.Limits{CPU: cores}, handler.Budgets{Wall: 3 * time.Second, Grace: time.Millisecond}, shell, "/bin/sh", "-c", script).wait()
+			if r.Reason != handler.TimedOut {
+				t.Errorf("ended: %s", r.Reason)
+			}
+			share := r.CPU.Seconds() / r.Wall.Seconds()
+			if ratio := share / cores; math.Abs(ratio-1) > 0.1 || r.Stat.Throttled == 0 {
+				t.Errorf("used %.3f of a core, %.2f of the quota; throttled %d times", share, ratio, r.Stat.Throttled)
+			}
+		})
+	}
+}
+
+func TestForkBombIsHeld(t *testing.T) {
+	testenv.NoLeaks(t)
+	const limit = 16
+	r := start(t, cgroup.Limits{Pids: limit}, handler.Budgets{Wall: time.Minute}, shell, "/bin/sh", "-c",
+		"n=0; while [ $n -lt 100 ]; do sleep 1000 & n=$((n+1)); done")
+	result := r.wait()
+	if !strings.Contains(r.out.String(), "fork") || result.Stat.PidsRefused == 0 {
+		t.Errorf("no fork was refused: %q, %+v", r.out, result.Stat)
+	}
+}
+
+func TestCPUBudget(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := start(t, cgroup.Limits{CPU: 1}, handler.Budgets{CPU: 500 * time.Millisecond, Wall: time.Minute, Grace: time.Millisecond}, shell, "/bin/sh", "-c", "while :; do :; done").wait()
+	if r.Reason != handler.CPUTimeUsed || r.CPU < 500*time.Millisecond || r.CPU > 2*time.Second {
+		t.Errorf("%s after %v of cpu time", r.Reason, r.CPU)
+	}
+}
+
+// TestGraceThenKill: a program that ignores SIGTERM is killed; one that heeds it
+// ends with its own exit code. Both were timed out.
+func TestGraceThenKill(t *testing.T) {
+	testenv.NoLeaks(t)
+	b := handler.Budgets{Wall: 300 * time.Millisecond, Grace: 300 * time.Millisecond}
+	stubborn := start(t, cgroup.Limits{}, b, shell, "/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.05; done").wait()
+	if stubborn.Reason != handler.TimedOut || stubborn.Signal != unix.SIGKILL {
+		t.Errorf("stubborn: %s, %v", stubborn.Reason, stubborn.Signal)
+	}
+	polite := start(t, cgroup.Limits{}, b, shell, "/bin/sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done").wait()
+	if polite.Reason != handler.TimedOut || polite.ExitCode != 7 {
+		t.Errorf("polite: %s, %d", polite.Reason, polite.ExitCode)
+	}
+}
+
+// TestLimitsAreInForceAtTheFirstInstruction: the program itself finds them set,
+// seen from outside through its leaf.
+func TestLimitsAreReadBack(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := start(t, cgroup.Limits{Memory: 40 << 20, CPU: 0.5, Pids: 7}, handler.Budgets{}, isolate.Hardened(), "/usr/bin/sleep", "1000")
+	want := map[string]string{"memory.max": "41943040", "cpu.max": "50000 100000", "pids.max": "7", "memory.swap.max": "0", "memory.oom.group": "1"}
+	if testenv.Group(t).Layout() != "unified" {
+		want = map[string]string{"memory.limit_in_bytes": "41943040", "memory.memsw.limit_in_bytes": "41943040", "cpu.cfs_quota_us": "50000", "cpu.cfs_period_us": "100000", "pids.max": "7"}
+	}
+	found := map[string]string{}
+	for _, dir := range testenv.GroupDirs(os.Getpid()) {
+		for file := range want {
+			name := strings.Replace(r.Leaf.Path(), testenv.GroupDirs(os.Getpid())[0], dir, 1)
+			name = dir + "/" + name[strings.LastIndexByte(name, '/')+1:] + "/" + file
+			if b, err := os.ReadFile(name); err == nil {
+				found[file] = strings.TrimSpace(string(b))
+			}
+		}
+	}
+	for file, value := range want {
+		if got, ok := found[file]; got != value && (ok || !strings.Contains(file, "sw")) {
+			t.Errorf("%s = %q, want %q", file, got, value)
+		}
+	}
+	pid, err := r.Pid()
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups, err := os.ReadFile("/proc/" + itoa(pid) + "/cgroup")
+	if n := strings.Count(string(groups), "/proscenium-"); err != nil || n < 1 || testenv.Group(t).Layout() == "hybrid" && n < 5 {
+		t.Errorf("the program is in\n%s%v", groups, err)
+	}
+}

@@ -1,0 +1,228 @@
+package tests
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/proscenium-dev/proscenium/isolate"
+	"github.com/proscenium-dev/proscenium/launcher"
+	"github.com/proscenium-dev/proscenium/tests/testenv"
+)
+
+func probe(t testing.TB) *launcher.Cmd {
+	return testenv.Launcher(t).Command(testenv.Context(t), testenv.Self(t), "one", "two")
+}
+
+// TestHardenedProfile looks at every line of the default profile from inside.
+func TestHardenedProfile(t *testing.T) {
+	testenv.NoLeaks(t)
+	cmd := probe(t)
+	cmd.Env = []string{"A=1"}
+	s := testenv.Look(t, cmd)
+
+	for _, ns := range []string{"user", "mnt", "pid", "ipc", "uts", "net", "cgroup"} {
+		ours, err := os.Readlink("/proc/self/ns/" + ns)
+		if err != nil || s.Namespaces[ns] == "" || s.Namespaces[ns] == ours {
+			t.Errorf("namespace %s: %q inside, %q outside (%v)", ns, s.Namespaces[ns], ours, err)
+		}
+	}
+	for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
+		if s.Status[set] != "0000000000000000" {
+			t.Errorf("%s = %s", set, s.Status[set])
+		}
+	}
+	if s.Status["NoNewPrivs"] != "1" || s.Status["Seccomp"] != "2" || s.Securebits != 0xef {
+		t.Errorf("no_new_privs %s, seccomp %s, securebits %#x", s.Status["NoNewPrivs"], s.Status["Seccomp"], s.Securebits)
+	}
+	if s.UID != 1000 || s.GID != 1000 || s.PID != 2 || s.PPID != 1 || s.Session != 2 {
+		t.Errorf("uid %d, gid %d, pid %d, ppid %d, session %d", s.UID, s.GID, s.PID, s.PPID, s.Session)
+	}
+	if os.Geteuid() == 0 && len(slices.DeleteFunc(slices.Clone(s.Groups), func(g int) bool { return g == 1000 })) > 0 {
+		t.Errorf("supplementary groups %v", s.Groups)
+	}
+	if len(s.Descriptors) != 3 || s.Descriptors["0"] == "" || s.Descriptors["1"] == "" || s.Descriptors["2"] == "" {
+		t.Errorf("descriptors %v", s.Descriptors)
+	}
+	if !slices.Equal(s.Env, []string{"A=1", testenv.RoleEnv("probe")}) {
+		t.Errorf("environment %q", s.Env)
+	}
+	if !slices.Equal(s.Args, []string{testenv.Self(t), "one", "two"}) {
+		t.Errorf("arguments %q", s.Args)
+	}
+	if s.Dir != "/" || s.Hostname != "proscenium" {
+		t.Errorf("directory %q, hostname %q", s.Dir, s.Hostname)
+	}
+	if s.Terminal != "ENOENT" || s.Init != "ENOENT" {
+		t.Errorf("/dev/tty: %s, /proc/1: %s", s.Terminal, s.Init)
+	}
+	if s.Blocked != "0000000000000000" || s.Ignored != "0000000000000000" {
+		t.Errorf("signals: %s blocked, %s ignored", s.Blocked, s.Ignored)
+	}
+	if !slices.Equal(s.Interfaces, []string{"lo"}) {
+		t.Errorf("network interfaces %v", s.Interfaces)
+	}
+	for line := range strings.Lines(s.Cgroup) {
+		if strings.HasPrefix(line, "0::") && line != "0::/\n" {
+			t.Errorf("own control group as seen inside: %q", line)
+		}
+	}
+	if s.Limits["core"] != [2]uint64{0, 0} || s.Limits["nofile"][1] != isolate.DefaultRlimits.OpenFiles || s.Limits["nproc"][1] != isolate.DefaultRlimits.Processes || s.Limits["fsize"][1] != isolate.DefaultRlimits.FileSize {
+		t.Errorf("limits %v", s.Limits)
+	}
+}
+
+// TestViewIsTheAllowlist: of executables there are the program and the linker;
+// what can be written cannot be executed; nothing else can be written.
+func TestViewIsTheAllowlist(t *testing.T) {
+	testenv.NoLeaks(t)
+	cmd := probe(t)
+	cmd.Isolation.Allow = []string{"/usr/bin/true"}
+	s := testenv.Look(t, cmd)
+	for _, f := range []string{"/usr/bin/id", "/usr/bin/sh", "/bin/sh", "/etc/shadow", "/root", "/home", "/sys", "/proc/sys", "/proc/kcore", "/proc/keys", "/var"} {
+		if slices.Contains(s.Files, f) {
+			t.Errorf("%s is there", f)
+		}
+	}
+	if !slices.Contains(s.Files, "/usr/bin/true") {
+		t.Error("an allowed program is not there")
+	}
+	var programs []string
+	for _, f := range s.Files {
+		if strings.HasPrefix(f, "/usr/bin/") {
+			programs = append(programs, f)
+		}
+	}
+	if !slices.Equal(programs, []string{"/usr/bin/true"}) {
+		t.Errorf("in /usr/bin: %v", programs)
+	}
+	for _, w := range s.Writable {
+		// The cell's own /tmp and /dev/shm, and the devices.
+		if !strings.HasPrefix(w, "/tmp/") && w != "/dev/shm/" && !strings.HasPrefix(w, "/proc/") && !slices.Contains([]string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}, w) {
+			t.Errorf("%s can be written", w)
+		}
+		// Of /proc only what is about the program itself.
+		if strings.HasPrefix(w, "/proc/") && !strings.HasPrefix(w, "/proc/2/") && !strings.HasPrefix(w, "/proc/self/") && !strings.HasPrefix(w, "/proc/thread-self/") {
+			t.Errorf("%s can be written", w)
+		}
+	}
+	for _, m := range s.Mounts {
+		f := strings.Fields(m)
+		options := strings.Split(f[2], ",")
+		has := func(o string) bool { return slices.Contains(options, o) }
+		if !has("nosuid") {
+			t.Errorf("mount without nosuid: %s", m)
+		}
+		if !has("nodev") && !strings.HasPrefix(f[0], "/dev/") {
+			t.Errorf("mount without nodev: %s", m)
+		}
+		if !has("ro") && !has("noexec") {
+			t.Errorf("mount that is writable and executable: %s", m)
+		}
+	}
+}
+
+// TestMounts: what --ro and --rw show, from inside and from outside.
+func TestMounts(t *testing.T) {
+	testenv.NoLeaks(t)
+	base := testDir(t)
+	ro, rw := filepath.Join(base, "ro"), filepath.Join(base, "rw")
+	for _, dir := range []string{ro, rw} {
+		if err := os.Mkdir(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		os.Chmod(dir, 0o777)
+		if err := os.WriteFile(dir+"/file", []byte("content"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := testenv.Launcher(t)
+	cmd := l.Command(testenv.Context(t), "/usr/bin/cp", ro+"/file", rw+"/copy")
+	cmd.Isolation.Mounts = []isolate.Mount{isolate.RO(ro), isolate.RW(rw)}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
+	if b, err := os.ReadFile(rw + "/copy"); err != nil || string(b) != "content" {
+		t.Errorf("the copy: %q, %v", b, err)
+	}
+	cmd = l.Command(testenv.Context(t), "/usr/bin/cp", rw+"/file", ro+"/copy")
+	cmd.Isolation.Mounts = []isolate.Mount{isolate.RO(ro), isolate.RW(rw)}
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "Read-only file system") {
+		t.Errorf("cp into a read-only mount: %v: %s", err, out)
+	}
+	cmd = l.Command(testenv.Context(t), "/usr/bin/pwd")
+	cmd.Dir = rw
+	cmd.Isolation.Mounts = []isolate.Mount{isolate.RW(rw)}
+	if out, err := cmd.Output(); err != nil || string(out) != rw+"\n" {
+		t.Errorf("pwd: %q, %v", out, err)
+	}
+}
+
+// testDir is a directory whose parents everybody may enter, as t.TempDir's may
+// not.
+func testDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "proscenium-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestWorkingDirectoryStaysInside: a directory by way of a descriptor, of init's
+// root, of .. or of a link out never becomes the working directory (T-03).
+func TestWorkingDirectoryStaysInside(t *testing.T) {
+	testenv.NoLeaks(t)
+	base := testDir(t)
+	if err := os.Symlink("/etc", base+"/out"); err != nil {
+		t.Fatal(err)
+	}
+	dirs := []string{"/proc/1/cwd", "/proc/1/root", "/nonexistent", base + "/out/ssl/private", "relative"}
+	for fd := range 70 {
+		dirs = append(dirs, fmt.Sprintf("/proc/self/fd/%d", fd))
+	}
+	for _, dir := range dirs {
+		cmd := testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/pwd")
+		cmd.Dir = dir
+		cmd.Isolation.Mounts = []isolate.Mount{isolate.RO(base)}
+		if out, err := cmd.Output(); err == nil {
+			t.Errorf("in %s the program ran, in %q", dir, out)
+		}
+	}
+	cmd := testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/pwd")
+	cmd.Dir = base + "/../../../../../../tmp"
+	cmd.Isolation.Mounts = []isolate.Mount{isolate.RO(base)}
+	if out, err := cmd.Output(); err != nil || string(out) != "/tmp\n" {
+		t.Errorf("..: %q, %v", out, err)
+	}
+}
+
+// TestDescriptorsDoNotLeak: fifty descriptors that the host forgot to mark
+// close-on-exec stay the host's (T-02).
+func TestDescriptorsDoNotLeak(t *testing.T) {
+	for range 50 {
+		fd, err := openInheritable("/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeFD(fd)
+	}
+	l, err := launcher.Start(launcher.Config{}) // one that inherits them
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, l := range []*launcher.Launcher{l, testenv.Launcher(t)} {
+		cmd := l.Command(testenv.Context(t), testenv.Self(t))
+		if s := testenv.Look(t, cmd); len(s.Descriptors) != 3 {
+			t.Errorf("descriptors %v", s.Descriptors)
+		}
+	}
+}

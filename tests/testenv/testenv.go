@@ -1,0 +1,232 @@
+// Package testenv is what tests that start programs share: a launcher and a
+// control group, roles that the test binary plays inside a cell, abilities that
+// a machine may lack, and a look for leaks.
+package testenv
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/proscenium-dev/proscenium/cgroup"
+	"github.com/proscenium-dev/proscenium/launcher"
+	"github.com/proscenium-dev/proscenium/reexec"
+)
+
+var (
+	theLauncher *launcher.Launcher
+	theGroup    *cgroup.Group
+	roles       = map[string]func(){"probe": printProbe}
+)
+
+// Role registers a part that the test binary plays when it is started with
+// RoleEnv(name) in its environment.
+func Role(name string, f func()) { roles[name] = f }
+
+const roleVariable = "PROSCENIUM_TEST_ROLE"
+
+// RoleEnv is the environment entry that makes the test binary play a role.
+func RoleEnv(name string) string { return roleVariable + "=" + name }
+
+// Main is TestMain: it plays a role, or makes launcher and control group, runs
+// the tests, and looks whether anything of theirs is left.
+func Main(m *testing.M) {
+	reexec.Init()
+	if name := os.Getenv(roleVariable); name != "" {
+		roles[name]()
+		os.Exit(0)
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	var err error
+	if theGroup, err = cgroup.Open(); err != nil {
+		fmt.Fprintln(os.Stderr, "testenv:", err)
+		return 1
+	}
+	if theLauncher, err = launcher.Start(launcher.Config{}); err != nil {
+		fmt.Fprintln(os.Stderr, "testenv:", err)
+		return 1
+	}
+	code := m.Run()
+	theLauncher.Close()
+	if err := theGroup.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, "testenv: a control group is left:", err)
+		code = max(code, 1)
+	}
+	return code
+}
+
+// Launcher is the test binary's launcher.
+func Launcher(testing.TB) *launcher.Launcher { return theLauncher }
+
+// Group is the test binary's control group.
+func Group(testing.TB) *cgroup.Group { return theGroup }
+
+// Context ends when a test has taken longer than any should.
+func Context(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// Need skips the test where the machine lacks an ability, with a sentence. Where
+// PROSCENIUM_ABILITIES names the ability it fails instead: what a machine of CI
+// has promised must not be skipped there.
+func Need(t testing.TB, ability string, ok bool, sentence string) {
+	t.Helper()
+	if ok {
+		return
+	}
+	if slices.Contains(strings.Fields(os.Getenv("PROSCENIUM_ABILITIES")), ability) {
+		t.Fatalf("this machine promises the ability %q: %s", ability, sentence)
+	}
+	t.Skipf("needs the ability %q: %s", ability, sentence)
+}
+
+// NoLeaks compares, at the end of the test, what the process holds with what it
+// holds now: descriptors, child processes, goroutines, mounts and leaves.
+func NoLeaks(t testing.TB) {
+	t.Helper()
+	before := holdings()
+	t.Cleanup(func() {
+		deadline := time.Now().Add(10 * time.Second)
+		for {
+			after := holdings()
+			leak := after.more(before)
+			if leak == "" {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("leaked: %s", leak)
+				return
+			}
+			runtime.Gosched()
+			time.Sleep(10 * time.Millisecond) // what is closing needs no event of ours
+		}
+	})
+}
+
+type held struct {
+	descriptors, children, mounts, groups []string
+	goroutines                            int
+}
+
+func holdings() held {
+	h := held{goroutines: runtime.NumGoroutine()}
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range entries {
+		if target, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil {
+			h.descriptors = append(h.descriptors, strings.Split(target, ":")[0])
+		}
+	}
+	for _, pid := range append(Descendants(os.Getpid()), Descendants(theLauncher.Pid())...) {
+		h.children = append(h.children, fmt.Sprint(pid))
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		h.mounts = append(h.mounts, strings.TrimSpace(line))
+	}
+	for _, dir := range GroupDirs(os.Getpid()) {
+		leaves, _ := filepath.Glob(dir + "/*/cgroup.procs")
+		h.groups = append(h.groups, leaves...)
+	}
+	return h
+}
+
+// more says what h has more of than before.
+func (h held) more(before held) string {
+	var leaks []string
+	if n := h.goroutines - before.goroutines; n > 0 {
+		buf := make([]byte, 64<<10)
+		leaks = append(leaks, fmt.Sprintf("%d goroutines\n%s", n, buf[:runtime.Stack(buf, true)]))
+	}
+	for _, l := range []struct {
+		what        string
+		now, before []string
+	}{
+		{"descriptors", h.descriptors, before.descriptors},
+		{"processes", h.children, before.children},
+		{"mounts", h.mounts, before.mounts},
+		{"control groups", h.groups, before.groups},
+	} {
+		if len(l.now) > len(l.before) {
+			rest := slices.Clone(l.now)
+			for _, b := range l.before {
+				if i := slices.Index(rest, b); i >= 0 {
+					rest = slices.Delete(rest, i, i+1)
+				}
+			}
+			leaks = append(leaks, fmt.Sprintf("%d %s: %s", len(l.now)-len(l.before), l.what, strings.Join(rest, ", ")))
+		}
+	}
+	return strings.Join(leaks, "; ")
+}
+
+// Descendants are the living children of a process, and theirs.
+func Descendants(pid int) []int {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	var all []int
+	for _, task := range tasks {
+		b, _ := os.ReadFile(task)
+		for _, f := range bytes.Fields(b) {
+			var child int
+			fmt.Sscan(string(f), &child)
+			all = append(all, child)
+			all = append(all, Descendants(child)...)
+		}
+	}
+	return all
+}
+
+// GroupDirs are the directories in which the instance with that pid keeps its
+// leaves, in every hierarchy.
+func GroupDirs(pid int) []string {
+	var dirs []string
+	filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return nil
+		}
+		parts := strings.Split(d.Name(), "-")
+		if len(parts) == 4 && parts[0] == "proscenium" && parts[2] == fmt.Sprint(pid) {
+			dirs = append(dirs, path)
+			return filepath.SkipDir
+		}
+		return nil
+	})
+	return dirs
+}
+
+// Self is the test binary as a program that a cell can be given.
+func Self(t testing.TB) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return self
+}
+
+// Look runs the probe in the cell that cmd describes and returns what it saw.
+func Look(t testing.TB, cmd *launcher.Cmd) Seen {
+	t.Helper()
+	cmd.Env = append(cmd.Env, RoleEnv("probe"))
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("the probe: %v\n%s", err, out)
+	}
+	var seen Seen
+	if err := json.Unmarshal(out, &seen); err != nil {
+		t.Fatalf("the probe said %q: %v", out, err)
+	}
+	return seen
+}
