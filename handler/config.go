@@ -165,9 +165,21 @@ func LoadManifest(path string) (*Manifest, error) {
 	}
 	m, err := ParseManifest(b, filepath.Dir(path))
 	if err != nil {
-		return nil, fmt.Errorf("%s:%w", path, err)
+		return nil, inFile(path, err)
 	}
 	return m, nil
+}
+
+// inFile puts the file's name before each fault.
+func inFile(path string, err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var faults []error
+		for _, e := range joined.Unwrap() {
+			faults = append(faults, inFile(path, e))
+		}
+		return errors.Join(faults...)
+	}
+	return fmt.Errorf("%s:%w", path, err)
 }
 
 func readBounded(path string, limit int64) ([]byte, error) {

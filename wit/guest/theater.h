@@ -136,37 +136,27 @@ THEATER_AT(struct theater_u32_result, error, 4);
 struct theater_status {
 	uint64_t pid;
 	uint8_t running;
-	uint8_t has_exit_code;
-	int32_t exit_code;
+	struct {
+		uint8_t some; /* it is not running */
+		int32_t value;
+	} exit_code;
 	uint64_t start_time;   /* milliseconds since 1970 */
 	float cpu_usage;       /* percent of one core since the last os-status */
 	uint64_t memory_usage; /* bytes */
-} __attribute__((aligned(8)));
-/* exit-code is option<s32>: its discriminant is aligned like its value. */
-struct theater_status_wire {
-	uint64_t pid;
-	uint8_t running;
-	struct {
-		uint8_t some;
-		int32_t value;
-	} exit_code;
-	uint64_t start_time;
-	float cpu_usage;
-	uint64_t memory_usage;
 };
-THEATER_LAYOUT(struct theater_status_wire, 48, 8);
-THEATER_AT(struct theater_status_wire, running, 8);
-THEATER_AT(struct theater_status_wire, exit_code, 12);
-THEATER_AT(struct theater_status_wire, exit_code.value, 16);
-THEATER_AT(struct theater_status_wire, start_time, 24);
-THEATER_AT(struct theater_status_wire, cpu_usage, 32);
-THEATER_AT(struct theater_status_wire, memory_usage, 40);
+THEATER_LAYOUT(struct theater_status, 48, 8);
+THEATER_AT(struct theater_status, running, 8);
+THEATER_AT(struct theater_status, exit_code, 12);
+THEATER_AT(struct theater_status, exit_code.value, 16);
+THEATER_AT(struct theater_status, start_time, 24);
+THEATER_AT(struct theater_status, cpu_usage, 32);
+THEATER_AT(struct theater_status, memory_usage, 40);
 
 /* result<process-status, string>, of os-status */
 struct theater_status_result {
 	uint8_t err;
 	union {
-		struct theater_status_wire status;
+		struct theater_status status;
 		struct theater_bytes error;
 	};
 };
@@ -402,10 +392,7 @@ static inline bool os_status(uint64_t pid, struct theater_status *status, struct
 	struct theater_status_result r;
 	theater_import_status(pid, &r);
 	if (!r.err)
-		*status = (struct theater_status){
-			r.status.pid, r.status.running, r.status.exit_code.some, r.status.exit_code.value,
-			r.status.start_time, r.status.cpu_usage, r.status.memory_usage,
-		};
+		*status = r.status;
 	return theater_outcome(r.err, r.error, error);
 }
 

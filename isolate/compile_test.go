@@ -1,0 +1,203 @@
+package isolate
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"io/fs"
+	"os"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"golang.org/x/sys/unix"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// tinyHost is a file system with a static program, a dynamic one's data, a
+// script and the usual links.
+func tinyHost() fstest.MapFS {
+	elf := &fstest.MapFile{Data: staticELF(), Mode: 0o755}
+	dev := func() *fstest.MapFile { return &fstest.MapFile{Mode: fs.ModeDevice | fs.ModeCharDevice | 0o666} }
+	link := func(to string) *fstest.MapFile {
+		return &fstest.MapFile{Data: []byte(to), Mode: fs.ModeSymlink | 0o777}
+	}
+	return fstest.MapFS{
+		"usr/bin/true":         elf,
+		"usr/bin/id":           elf,
+		"usr/bin/mawk":         elf,
+		"usr/bin/awk":          link("/etc/alternatives/awk"),
+		"etc/alternatives/awk": link("/usr/bin/mawk"),
+		"usr/bin/tool":         {Data: []byte("#!/usr/bin/mawk -f\n"), Mode: 0o755},
+		"usr/bin/text":         {Data: []byte("no program\n"), Mode: 0o755},
+		"usr/bin/plain":        {Data: staticELF(), Mode: 0o644},
+		"bin":                  link("usr/bin"),
+		"etc/ld.so.cache":      {Mode: 0o644},
+		"srv/data/file":        {Mode: 0o644},
+		"srv/link":             link("data"),
+		"dev/null":             dev(), "dev/zero": dev(), "dev/full": dev(), "dev/random": dev(), "dev/urandom": dev(),
+		"loop/a": link("b"), "loop/b": link("a"),
+	}
+}
+
+// staticELF is the least that debug/elf takes for an executable.
+func staticELF() []byte {
+	var b bytes.Buffer
+	b.WriteString("\x7fELF\x02\x01\x01")
+	b.Write(make([]byte, 9))
+	for _, v := range []any{uint16(2), uint16(62), uint32(1), uint64(0x400000), uint64(0), uint64(0), uint32(0), uint16(64), uint16(56), uint16(0), uint16(64), uint16(0), uint16(0)} {
+		binary.Write(&b, binary.LittleEndian, v)
+	}
+	return b.Bytes()
+}
+
+// TestGoldenPlans: whole plans, for reading. -update writes them anew.
+func TestGoldenPlans(t *testing.T) {
+	root := Host{Privileged: true, LastCap: 24, Files: tinyHost()}
+	user := Host{UID: 1234, GID: 1235, LastCap: 24, Files: tinyHost()}
+	true_ := Program{Path: "/usr/bin/true", Args: []string{"true"}}
+	for name, c := range map[string]struct {
+		host    Host
+		spec    Spec
+		program Program
+	}{
+		"hardened-root": {root, Spec{}, true_},
+		"hardened-user": {user, Spec{}, true_},
+		"system":        {user, System(), true_},
+		"all": {root, Spec{
+			Allow: []string{"/bin/awk"}, Network: NetworkHost, Hostname: "cell", UID: 7, GID: 8, HostUID: 70000, HostGID: 80000, NoJIT: true, Seccomp: SeccompNone,
+			Mounts: []Mount{RW("/srv/link"), RO("/usr/bin/id"), Tmpfs("/scratch", 1<<20)}, TmpSize: 1 << 20,
+		}, Program{Path: "/usr/bin/tool", Args: []string{"tool", "a b"}, Env: []string{"SECRET=never printed"}, Dir: "/srv/data"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "all" {
+				c.spec.Allow = append(c.spec.Allow, "/usr/bin/mawk")
+			}
+			plan, err := Compile(c.spec, c.program, c.host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := plan.String() + "enforced: " + strings.Join(plan.Enforced, "\nenforced: ") + "\n"
+			if strings.Contains(got, "never printed") {
+				t.Error("a value of the environment is in the printed plan")
+			}
+			golden := "testdata/" + name + ".plan"
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil || got != string(want) {
+				t.Errorf("%s differs (%v); look at the difference after go test ./isolate -update", golden, err)
+			}
+			if _, err := plan.StageOne.Encode(); err != nil {
+				t.Error(err)
+			}
+			checkEncoding(t, &plan.StageTwo)
+		})
+	}
+}
+
+// checkEncoding reads an encoded sequence as init does: every pointer leads into
+// the buffer, and calls lie where CallAt looks for them.
+func checkEncoding(t *testing.T, s *Sequence) {
+	t.Helper()
+	b, err := s.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	word := func(o int) uint64 { return binary.NativeEndian.Uint64(b[o:]) }
+	calls := s.Calls()
+	if word(headSize) != uint64(len(b)) || word(headParent) != BufferAddress+headEnd+uint64(len(calls))*callSize {
+		t.Errorf("header: size %d of %d, end %#x", word(headSize), len(b), word(headParent))
+	}
+	for i, c := range calls {
+		o := headEnd + i*callSize
+		if word(o) != uint64(numbers[c.Name]) {
+			t.Errorf("call %d has number %d, want %s", i, word(o), c.Name)
+		}
+		if got := s.CallAt(uint64(BufferAddress + o)); got != c.String() {
+			t.Errorf("CallAt(%d) is %s, want %s", i, got, c)
+		}
+		for j, a := range c.Args {
+			v := word(o + callArgs + 8*j)
+			pointer := a.block != nil || a.result != nil
+			if inside := v >= BufferAddress && v < BufferAddress+uint64(len(b)); pointer && !inside {
+				t.Errorf("%s: argument %d is %#x, outside of the buffer", c, j, v)
+			}
+			if load := word(o+callLoads)>>j&1 == 1; load != a.load {
+				t.Errorf("%s: argument %d: load is %v", c, j, load)
+			}
+		}
+	}
+}
+
+func TestBadSpecs(t *testing.T) {
+	host := Host{Files: tinyHost(), UID: 1000, GID: 1000}
+	good := Program{Path: "/usr/bin/true", Args: []string{"true"}}
+	with := func(change func(*Program)) Program {
+		p := good
+		change(&p)
+		return p
+	}
+	for _, c := range []struct {
+		name    string
+		spec    Spec
+		program Program
+		text    string
+		is      error
+	}{
+		{"relative program", Spec{}, with(func(p *Program) { p.Path = "true" }), "not an absolute path", nil},
+		{"empty program", Spec{}, with(func(p *Program) { p.Path = "" }), "not an absolute path", nil},
+		{"NUL in program", Spec{}, with(func(p *Program) { p.Path = "/a\x00" }), "NUL", nil},
+		{"NUL in argument", Spec{}, with(func(p *Program) { p.Args = []string{"a", "b\x00"} }), "argument 1 contains a NUL", nil},
+		{"no argv[0]", Spec{}, with(func(p *Program) { p.Args = nil }), "argv[0]", nil},
+		{"environment without =", Spec{}, with(func(p *Program) { p.Env = []string{"A"} }), "NAME=value", nil},
+		{"environment without name", Spec{}, with(func(p *Program) { p.Env = []string{"=1"} }), "NAME=value", nil},
+		{"relative directory", Spec{}, with(func(p *Program) { p.Dir = "x" }), "working directory", nil},
+		{"long path", Spec{}, with(func(p *Program) { p.Path = "/" + strings.Repeat("x", 5000) }), "", unix.ENAMETOOLONG},
+		{"no such program", Spec{}, with(func(p *Program) { p.Path = "/usr/bin/none" }), "/usr/bin/none", fs.ErrNotExist},
+		{"links in a circle", Spec{}, with(func(p *Program) { p.Path = "/loop/a" }), "", unix.ELOOP},
+		{"not executable", Spec{}, with(func(p *Program) { p.Path = "/usr/bin/plain" }), "", fs.ErrPermission},
+		{"no program at all", Spec{}, with(func(p *Program) { p.Path = "/usr/bin/text" }), "", unix.ENOEXEC},
+		{"script without its interpreter", Spec{}, with(func(p *Program) { p.Path = "/usr/bin/tool" }), "its interpreter /usr/bin/mawk is a program as well", fs.ErrPermission},
+		{"mount of the root", Spec{Mounts: []Mount{RW("/")}}, good, "root of the host", nil},
+		{"mount in proc", Spec{Mounts: []Mount{RO("/proc/1")}}, good, "belongs to the profile", nil},
+		{"mount that is not there", Spec{Mounts: []Mount{RO("/nowhere")}}, good, "/nowhere", fs.ErrNotExist},
+		{"relative mount", Spec{Mounts: []Mount{RW("x")}}, good, "not an absolute path", nil},
+		{"mount nil", Spec{Mounts: []Mount{nil}}, good, "nil", nil},
+		{"tmpfs of nothing", Spec{Mounts: []Mount{Tmpfs("/x", 0)}}, good, "size", nil},
+		{"uid", Spec{UID: -1}, good, "UID", nil},
+		{"hostname", Spec{Hostname: strings.Repeat("h", 65)}, good, "hostname", nil},
+		{"two faults", Spec{UID: -1}, with(func(p *Program) { p.Path = "true" }), "UID", nil},
+		{"two faults, the other", Spec{UID: -1}, with(func(p *Program) { p.Path = "true" }), "not an absolute path", nil},
+	} {
+		_, err := Compile(c.spec, c.program, host)
+		if err == nil || !strings.Contains(err.Error(), c.text) || c.is != nil && !errors.Is(err, c.is) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "bug") {
+			t.Errorf("%s: a user's mistake is called a bug: %v", c.name, err)
+		}
+	}
+}
+
+// FuzzLinkerCache: whatever the file holds, parsing ends and gives absolute paths.
+func FuzzLinkerCache(f *testing.F) {
+	if b, err := os.ReadFile("/etc/ld.so.cache"); err == nil {
+		f.Add(b[:min(len(b), 4096)])
+	}
+	f.Add([]byte("glibc-ld.so.cache1.1\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, names := range parseLinkerCache(b) {
+			for _, n := range names {
+				if !strings.HasPrefix(n, "/") {
+					t.Errorf("%q", n)
+				}
+			}
+		}
+	})
+}
