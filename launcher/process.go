@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -158,13 +159,10 @@ func (p *Process) sendPlan(plan []byte) error {
 		}
 		plan = plan[n:]
 	}
-	for len(trees) > 0 {
-		n := min(len(trees), isolate.TreesPerMessage)
-		if err := p.pair.send([]byte{0}, trees[:n]...); err != nil {
+	for batch := range slices.Chunk(trees, isolate.TreesPerMessage) {
+		if err := p.pair.send([]byte{0}, batch...); err != nil {
 			return p.gone("receiving mounts", err)
 		}
-		closeAll(trees[:n])
-		trees = trees[n:]
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func (actor) Init(state []byte, id string) ([]byte, error) {
 	state = fmt.Appendf(state, "nil %t\n", state == nil)
 	pid, err := guest.Spawn(guest.Config{
 		Program: "/bin/sh", Args: []string{"-c", `pwd; echo "$NAME"; cat; echo complaint >&2; exit 7`},
-		Cwd: "/tmp", Env: [][2]string{{"NAME", "value"}}, Stdout: guest.Lines, Stderr: guest.Lines,
+		Cwd: "/usr/share", Env: [][2]string{{"NAME", "value"}}, Stdout: guest.Lines, Stderr: guest.Lines,
 	})
 	if err != nil {
 		return nil, err
