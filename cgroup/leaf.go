@@ -99,7 +99,7 @@ func (l *Leaf) openLegacy(g *Group) error {
 		return nil
 	}
 	var err error
-	l.oom, err = watchOOM(dir("memory"), func() { l.Kill() })
+	l.oom, err = watchOOM(dir("memory"), l.limits.Memory, func() { l.Kill() })
 	return err
 }
 

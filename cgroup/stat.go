@@ -114,6 +114,9 @@ func (l *Leaf) Stat() (Stat, error) {
 	}
 	s.MemoryPeak, _ = number(read(f.dirMemory, f.peakFile)) // absent before 5.19
 	s.OOMKills = field(read(f.dirMemory, f.events), "oom_kill")
+	if s.OOMKills == 0 && l.oom.hit() {
+		s.OOMKills = 1 // our kill was quicker than the kernel's, for the same reason
+	}
 	s.Pids, _ = number(read(f.dirPids, "pids.current"))
 	s.PidsRefused = field(read(f.dirPids, "pids.events"), "max")
 	cpu := read(f.dirCPU, "cpu.stat")

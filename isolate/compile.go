@@ -46,7 +46,7 @@ func (p *Plan) Credential() (uid, gid uint32, ok bool) {
 func (p *Plan) String() string {
 	var b strings.Builder
 	for i, t := range p.Trees {
-		fmt.Fprintf(&b, "host: open_tree(%q, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC) = tree %d\n", t.Path, i)
+		fmt.Fprintf(&b, "host: open_tree(%q, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE) = tree %d\n", t.Path, i)
 	}
 	if p.privileged {
 		fmt.Fprintf(&b, "launcher: setgroups(0), setgid(%d), setuid(%d)\n", p.gid, p.uid)
@@ -414,10 +414,14 @@ func (c *compiler) root() {
 
 const attributesSize = 32
 
+// attributes also takes the mount out of its peer group: a tree of a shared
+// mount (systemd makes all of them shared) would send what is mounted on it in
+// the cell back to the host.
 func attributes(names string) Arg {
 	b := make([]byte, attributesSize)
 	binary.NativeEndian.PutUint64(b, flags(names).number)
-	return at(&block{bytes: b}, 0, "{attr_set="+names+"}")
+	binary.NativeEndian.PutUint64(b[16:], flags("MS_PRIVATE").number)
+	return at(&block{bytes: b}, 0, "{attr_set="+names+", propagation=MS_PRIVATE}")
 }
 
 // receiveTrees takes the descriptors of the detached mounts that the host sends.
@@ -448,10 +452,10 @@ func (c *compiler) bind(i int, b bind) {
 		// An ordinary user's own paths are open to init as well: the same
 		// file, found again without following any link.
 		file := c.add(sys("openat2", flags("AT_FDCWD"), str(b.path), openHow("O_PATH|O_CLOEXEC", unix.RESOLVE_NO_SYMLINKS, "RESOLVE_NO_SYMLINKS"), num(openHowSize)))
-		tree = resultOf(c.add(sys("open_tree", resultOf(file), str(""), flags("OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH"))))
+		tree = resultOf(c.add(sys("open_tree", resultOf(file), str(""), flags("OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH|AT_RECURSIVE"))))
 		tree.text = fmt.Sprintf("<open_tree %q>", b.path)
 	}
-	c.add(sys("mount_setattr", tree, str(""), flags("AT_EMPTY_PATH"), attributes(b.rights()), num(attributesSize)))
+	c.add(sys("mount_setattr", tree, str(""), flags("AT_EMPTY_PATH|AT_RECURSIVE"), attributes(b.rights()), num(attributesSize)))
 	target := path.Clean(b.path)[1:]
 	if _, inside := c.view.below(b.path); inside {
 		// The mount point lies in a directory of the host, where links may be.

@@ -89,7 +89,8 @@ func (c *Cmd) Run() error {
 const startTimeout = 30 * time.Second
 
 // Start starts the program. When it returns without an error the program's
-// execve has succeeded; otherwise nothing of it is left.
+// execve has succeeded (or its group was killed at that moment, by its memory
+// limit say, which Wait tells); otherwise nothing of it is left.
 func (c *Cmd) Start() (err error) {
 	defer func() {
 		for _, f := range c.afterExec {

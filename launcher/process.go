@@ -207,14 +207,18 @@ func openTree(t isolate.Tree) (int, error) {
 	if then, ok := t.Info.Sys().(*syscall.Stat_t); !ok || then.Dev != now.Dev || then.Ino != now.Ino {
 		return -1, errors.New("it was replaced while the program was being started")
 	}
-	return unix.OpenTree(file, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	return unix.OpenTree(file, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 }
 
-// begun waits until the program's execve has succeeded.
+// begun waits until the program's execve has succeeded, or all of the group was
+// killed.
 func (p *Process) begun() error {
 	r, fd, err := p.receive()
 	if err == io.EOF {
-		return p.failure("init", "set-up", errors.New("init was killed: is the memory limit too small to start at all?"))
+		// Killed with all of its group, by its memory limit most likely, before
+		// it could say that the program runs. That is an end, which Wait tells,
+		// and not a system call that failed.
+		return nil
 	}
 	if err != nil {
 		return err
@@ -262,7 +266,9 @@ func (p *Process) watch(ctx context.Context) {
 	p.pair.Close()
 	p.mu.Lock()
 	unix.Close(p.init)
-	unix.Close(p.pidfd)
+	if p.pidfd >= 0 {
+		unix.Close(p.pidfd)
+	}
 	p.init, p.pidfd = -1, -1
 	p.mu.Unlock()
 	close(p.dead)

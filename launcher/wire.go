@@ -51,7 +51,10 @@ func (c *conn) send(b []byte, fds ...int) error {
 			}
 		}
 	})
-	return errors.Join(err, os.NewSyscallError("sendmsg", errno))
+	if err == nil {
+		err = os.NewSyscallError("sendmsg", errno)
+	}
+	return err
 }
 
 // recv receives one message of at most len(b) bytes and maxFDs descriptors,
@@ -67,7 +70,10 @@ func (c *conn) recv(b []byte, maxFDs int) (n int, fds []int, err error) {
 		n, fds, errno = recvmsg(int(fd), b, maxFDs)
 		return !errors.Is(errno, unix.EAGAIN)
 	})
-	return n, fds, errors.Join(err, errno)
+	if err == nil {
+		err = errno
+	}
+	return n, fds, err
 }
 
 func recvmsg(fd int, b []byte, maxFDs int) (int, []int, error) {

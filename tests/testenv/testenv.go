@@ -166,7 +166,7 @@ func (h held) more(before held) string {
 					rest = slices.Delete(rest, i, i+1)
 				}
 			}
-			leaks = append(leaks, fmt.Sprintf("%d %s: %s", len(l.now)-len(l.before), l.what, strings.Join(rest, ", ")))
+			leaks = append(leaks, fmt.Sprintf("%d %s: %s", len(l.now)-len(l.before), l.what, strings.Join(rest[:min(len(rest), 10)], ", ")))
 		}
 	}
 	return strings.Join(leaks, "; ")
