@@ -295,3 +295,44 @@ func TestGoActor(t *testing.T) {
 		}
 	}
 }
+
+// TestWASIGivesNothing: no files, no environment, no arguments, no endless sleep
+// and no end of the host; what goes to stderr is bounded.
+func TestWASIGivesNothing(t *testing.T) {
+	testenv.NoLeaks(t)
+	const badDescriptor, fault = "8", "21"
+	for _, c := range []struct{ question, name, state, err string }{
+		{"0", "a file", badDescriptor, ""},
+		{"1", "a preopened directory", badDescriptor, ""},
+		{"2", "the environment", "0", ""},
+		{"3", "arguments", "0", ""},
+		{"4", "an endless sleep", "", ErrDeadline.Error()},
+		{"5", "proc_exit(0)", "", "exit_code(0)"},
+		{"6", "1 GiB of stderr", "0", ""},
+		{"7", "random bytes behind the end", fault, ""},
+		{"8", "stdin", "0", ""},
+		{"9", "endless writes of nothing", "", ErrDeadline.Error()},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStage(t, cGuest(t, "wasi.c"))
+			s.manifest.State = []byte(c.question)
+			s.manifest.Deadline = 10 * time.Second
+			if c.err == ErrDeadline.Error() {
+				s.manifest.Deadline = 300 * time.Millisecond
+			}
+			a, err := s.start(t)
+			if err != nil || c.err != "" {
+				if err == nil || c.err == "" || !strings.Contains(err.Error(), c.err) {
+					t.Errorf("%v, want %q", err, c.err)
+				}
+				return
+			}
+			if state, _ := a.State(); string(state) != c.state {
+				t.Errorf("the answer is %s, want %s", state, c.state)
+			}
+			if n := len(s.logged()); n > 64<<10 {
+				t.Errorf("%d bytes were logged", n)
+			}
+		})
+	}
+}

@@ -220,6 +220,7 @@ func TestWrongModules(t *testing.T) {
 			if err == nil || !strings.HasPrefix(err.Error(), "actor tested: ") || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want %q", err, c.want)
 			}
+			t.Log(err)
 			if n := len(s.recorder.all(handler.ActorFailed)); n > 1 {
 				t.Errorf("%d failures were recorded", n)
 			}
