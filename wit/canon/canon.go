@@ -179,11 +179,11 @@ func Case(what string, value uint64, cases uint32) (uint32, error) {
 // CaseAt checks a discriminant in memory, of which one byte counts. The address
 // was checked.
 func (m Memory) CaseAt(what string, ptr uint32, cases byte) (byte, error) {
-	v, _ := m.ReadByte(ptr)
-	if v < cases {
-		return v, nil
+	b, ok := m.Read(ptr, 1)
+	if !ok || b[0] >= cases {
+		return 0, trapf("%s at %#x has no such case: % x", what, ptr, b)
 	}
-	return 0, trapf("%s has no case %d", what, v)
+	return b[0], nil
 }
 
 // Realloc is the guest's cabi_realloc, called for new memory only.
