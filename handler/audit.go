@@ -58,9 +58,7 @@ const (
 	// full one is renamed to PATH.N, N being the number of its first line.
 	DefaultAuditSize = 64 << 20
 
-	maxAuditText = 4 << 10  // bytes of one text of an event
-	maxAuditList = 16 << 10 // bytes of one list
-	maxAuditLine = 1 << 20  // for reading
+	maxAuditLine = 1 << 20 // for reading
 )
 
 // genesis is what the first line of a chain follows.
@@ -164,8 +162,7 @@ func (l *AuditLog) keep(err error) {
 
 // write appends one line.
 func (l *AuditLog) write(e Event) error {
-	bound(&e)
-	line, err := json.Marshal(auditLine{Seq: l.next, Prev: l.prev, Event: e})
+	line, err := json.Marshal(auditLine{Seq: l.next, Prev: l.prev, Event: e.Bounded()})
 	if err != nil {
 		return err
 	}
@@ -177,32 +174,6 @@ func (l *AuditLog) write(e Event) error {
 	l.next++
 	l.prev = hash(line)
 	return nil
-}
-
-// bound keeps an event from filling the disk.
-func bound(e *Event) {
-	cut := func(s *string) {
-		if len(*s) > maxAuditText {
-			*s = strings.ToValidUTF8((*s)[:maxAuditText], "") + fmt.Sprintf("… (%d bytes)", len(*s))
-		}
-	}
-	cut(&e.Program)
-	cut(&e.Dir)
-	cut(&e.Error)
-	cut(&e.Rule)
-	list := func(l []string) []string {
-		var out []string
-		total := 0
-		for i, s := range l {
-			cut(&s)
-			if total += len(s) + 8; total > maxAuditList {
-				return append(out, fmt.Sprintf("… (%d more)", len(l)-i))
-			}
-			out = append(out, s)
-		}
-		return out
-	}
-	e.Args, e.Env = list(e.Args), list(e.Env)
 }
 
 // rotate begins a new file, whose first line goes on with the chain.

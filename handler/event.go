@@ -1,6 +1,10 @@
 package handler
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // An Event is one operation, a denial included. Every one goes to the Recorder:
 // the audit log and the metrics are readers of this one stream. Values of
@@ -51,6 +55,38 @@ const (
 	ActorStarted Kind = "actor-started"
 	ActorEnded   Kind = "actor-ended"
 )
+
+// Bounds of what an event holds, in bytes: its words are an actor's.
+const (
+	maxEventText = 4 << 10
+	maxEventList = 16 << 10
+)
+
+// Bounded is the event with long texts and lists cut, so that it fills neither
+// memory nor disk.
+func (e Event) Bounded() Event {
+	cut := func(s string) string {
+		if len(s) <= maxEventText {
+			return s
+		}
+		return strings.ToValidUTF8(s[:maxEventText], "") + fmt.Sprintf("… (%d bytes)", len(s))
+	}
+	list := func(l []string) []string {
+		total := 0
+		var out []string
+		for i, s := range l {
+			if s = cut(s); total+len(s)+8 > maxEventList {
+				return append(out, fmt.Sprintf("… (%d more)", len(l)-i))
+			}
+			total += len(s) + 8
+			out = append(out, s)
+		}
+		return out
+	}
+	e.Program, e.Dir, e.Error, e.Rule = cut(e.Program), cut(e.Dir), cut(e.Error), cut(e.Rule)
+	e.Args, e.Env = list(e.Args), list(e.Env)
+	return e
+}
 
 // A Recorder takes every event, in order for one process. It must be safe for
 // concurrent use and should be quick: operations wait for it.

@@ -124,7 +124,7 @@ func (h *Handler) record(e Event) {
 		return
 	}
 	e.Time, e.Actor = time.Now(), h.policy.config.Actor
-	h.recorder.Record(e)
+	h.recorder.Record(e.Bounded())
 }
 
 // Spawn starts a program and returns its id once it runs. The error is a

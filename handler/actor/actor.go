@@ -123,7 +123,7 @@ func (a *Actor) recorders() []handler.Recorder {
 
 func (a *Actor) record(e handler.Event) {
 	e.Time, e.Actor = time.Now(), a.manifest.Name
-	handler.Recorders(a.recorders()).Record(e)
+	handler.Recorders(a.recorders()).Record(e.Bounded())
 }
 
 func readModule(path string) ([]byte, error) {

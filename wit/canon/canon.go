@@ -180,8 +180,11 @@ func Case(what string, value uint64, cases uint32) (uint32, error) {
 // was checked.
 func (m Memory) CaseAt(what string, ptr uint32, cases byte) (byte, error) {
 	b, ok := m.Read(ptr, 1)
-	if !ok || b[0] >= cases {
-		return 0, trapf("%s at %#x has no such case: % x", what, ptr, b)
+	switch {
+	case !ok:
+		return 0, trapf("%s at %#x is outside of memory", what, ptr)
+	case b[0] >= cases:
+		return 0, trapf("%s has no case %d", what, b[0])
 	}
 	return b[0], nil
 }
