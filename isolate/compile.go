@@ -663,6 +663,17 @@ func (c *compiler) start() error {
 	return nil
 }
 
+// programs counts what may be started.
+func (c *compiler) programs() int {
+	distinct := map[string]bool{}
+	for _, p := range append(slices.Clone(c.spec.Allow), c.program.Path) {
+		if real, err := c.view.resolve(p); err == nil {
+			distinct[real] = true
+		}
+	}
+	return len(distinct)
+}
+
 func (c *compiler) enforced() {
 	add := func(format string, args ...any) {
 		c.plan.Enforced = append(c.plan.Enforced, fmt.Sprintf(format, args...))
@@ -674,7 +685,7 @@ func (c *compiler) enforced() {
 	if c.spec.View == ViewSystem {
 		add("view: all of /usr, read-only; the list of allowed programs is advice")
 	} else {
-		add("view: %d allowed programs with what they need, read-only; what can be written cannot be executed", len(c.spec.Allow)+1)
+		add("view: %d allowed program(s) with what they need, read-only; what can be written cannot be executed", c.programs())
 	}
 	add("identity: uid %d inside, %d outside; no capabilities; no_new_privs", c.spec.UID, c.plan.uid)
 	if c.spec.Seccomp == SeccompHardened {

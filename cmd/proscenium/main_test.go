@@ -16,10 +16,31 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"proscenium": func() { os.Exit(Main(os.Args[1:])) }})
 }
 
+// buildInventory builds the actor of the demo and gives its directory.
+func buildInventory(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-ldflags=-s -w", "-o", filepath.Join(dir, "inventory.wasm"), "../../hack/demo.d")
+	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	manifest, err := os.ReadFile("../../hack/demo.d/inventory.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "inventory.toml"), manifest, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 func TestScripts(t *testing.T) {
+	inventory := buildInventory(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
+			e.Setenv("INVENTORY", inventory)
 			// Programs run as another user, who must be able to enter.
 			if err := os.Chmod(e.WorkDir, 0o755); err != nil {
 				return err
