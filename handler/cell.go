@@ -24,6 +24,7 @@ const (
 	OutOfMemory   Reason = "out-of-memory"   // its memory limit was reached
 	TimedOut      Reason = "timed-out"       // its wall-clock limit was reached
 	CPUTimeUsed   Reason = "cpu-time"        // its CPU-time budget was used up
+	OutputLimit   Reason = "output-limit"    // it wrote more than it may
 	Killed        Reason = "killed"          // by os-kill, or because its actor or the host ended
 	FailedToStart Reason = "failed-to-start" // in reports only: such a program has no exit
 )
@@ -35,6 +36,9 @@ type Budgets struct {
 	Wall time.Duration
 	// CPU is the processor time of all its processes together, kept the same way.
 	CPU time.Duration
+	// Output is the bytes of stdout and stderr together; what comes beyond kills
+	// the program. Kept by a Handler.
+	Output int64
 	// Grace is between SIGTERM and the kill; DefaultGrace where 0.
 	Grace time.Duration
 }

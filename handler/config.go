@@ -122,6 +122,7 @@ type limitsFile struct {
 	Wall      *duration   `toml:"wall"`
 	CPUTime   *duration   `toml:"cpu_time"`
 	Grace     *duration   `toml:"grace"`
+	Output    *memorySize `toml:"output"`
 	KillOne   bool        `toml:"kill_one"`
 }
 
@@ -363,6 +364,9 @@ func (f *limitsFile) limits() (cgroup.Limits, Budgets) {
 		if l.Pids == 0 {
 			l.Pids = -1
 		}
+	}
+	if f.Output != nil {
+		b.Output = f.Output.bytes
 	}
 	for _, d := range []struct {
 		from *duration

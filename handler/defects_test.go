@@ -370,15 +370,7 @@ func TestDefect19SignalsArrive(t *testing.T) {
 	sink := collect(t)
 	h := newHandler(t, shellConfig(), nil)
 	id := sh(t, h, sink, LineByLine, "trap 'echo usr1; exit 9' USR1; echo ready; while :; do sleep 0.01; done")
-	for { // until the trap is set
-		sink.mu.Lock()
-		n := len(sink.stdout[id])
-		sink.mu.Unlock()
-		if n > 0 {
-			break
-		}
-		runtime.Gosched()
-	}
+	sink.awaitOutput(id) // the trap is set
 	if err := h.Signal(id, uint32(syscall.SIGUSR1)); err != nil {
 		t.Fatal(err)
 	}
@@ -440,9 +432,11 @@ func TestDefect21TimeoutHasGraceAndReason(t *testing.T) {
 func TestDefect22EveryOperationIsRecorded(t *testing.T) {
 	r := &recording{}
 	h := newHandler(t, shellConfig(), r)
-	id := sh(t, h, Discard, Raw, "read x; sleep 1000", func(c *ProcessConfig) { c.Env = []EnvVar{{"TOKEN", "secret"}} })
+	sink := collect(t)
+	id := sh(t, h, sink, Raw, "read x; read y; echo read; sleep 1000", func(c *ProcessConfig) { c.Env = []EnvVar{{"TOKEN", "secret"}} })
 	h.WriteStdin(id, []byte("stdin bytes\n"))
 	h.CloseStdin(id)
+	sink.awaitOutput(id) // it has read to the end
 	h.CloseStdin(id)
 	h.Signal(id, uint32(syscall.SIGCONT))
 	h.Signal(id, 99)
@@ -630,5 +624,101 @@ func TestBackgroundChildrenDoNotDelayTheExit(t *testing.T) {
 	wait(t, h)
 	if r := sink.exits[id]; r.Reason != Exited || r.Wall > 30*time.Second || sink.stdout[id][0] != "done\n" {
 		t.Errorf("%+v, %q", r, sink.stdout[id])
+	}
+}
+
+// TestOutputLimit: what comes beyond it kills the program; what came before is
+// delivered, to the byte.
+func TestOutputLimit(t *testing.T) {
+	testenv.NoLeaks(t)
+	c := allow("/usr/bin/yes", "/usr/bin/echo")
+	c.Budgets.Output = 100001
+	sink := collect(t)
+	h := newHandler(t, c, nil)
+	id, err := h.Spawn(context.Background(), ProcessConfig{Program: "/usr/bin/yes"}, sink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	quiet, err := h.Spawn(context.Background(), ProcessConfig{Program: "/usr/bin/echo", Args: []string{"hello"}}, sink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, h)
+	if n := len(strings.Join(sink.stdout[id], "")); n != 100001 || sink.exits[id].Reason != OutputLimit {
+		t.Errorf("%d bytes, %+v", n, sink.exits[id])
+	}
+	if sink.exits[quiet].Reason != Exited {
+		t.Errorf("%+v", sink.exits[quiet])
+	}
+}
+
+// feeder writes to a cat what cat gave, until enough has gone round: the reader
+// of a program is its writer as well.
+type feeder struct {
+	h           *Handler
+	pending     int // bytes that stdin had no room for
+	left, round int64
+	closed      bool
+}
+
+func (f *feeder) HandleStdout(id uint64, data []byte) error {
+	f.round += int64(len(data))
+	f.pending += len(data)
+	for f.pending > 0 && f.left > 0 {
+		n, err := f.h.WriteStdin(id, make([]byte, min(f.pending, 64<<10, int(f.left))))
+		if err != nil {
+			return err
+		}
+		if f.pending, f.left = f.pending-n, f.left-int64(n); n == 0 {
+			break // full: more output will come, as cat reads
+		}
+	}
+	if f.left == 0 && !f.closed {
+		f.closed = true
+		return f.h.CloseStdin(id)
+	}
+	return nil
+}
+func (f *feeder) HandleStderr(uint64, []byte) error { return nil }
+func (f *feeder) HandleExit(uint64, Result) error   { return nil }
+
+// TestACatFedByItsOwnReader does not deadlock.
+func TestACatFedByItsOwnReader(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newHandler(t, allow("/usr/bin/cat"), nil)
+	const total = 128 << 20
+	f := &feeder{h: h, left: total - 512<<10}
+	id, err := h.Spawn(context.Background(), ProcessConfig{Program: "/usr/bin/cat"}, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := h.WriteStdin(id, make([]byte, 512<<10)); n != 512<<10 || err != nil {
+		t.Fatal(n, err)
+	}
+	wait(t, h)
+	if f.round != total {
+		t.Errorf("%d bytes of %d went round", f.round, total)
+	}
+}
+
+// TestThePastIsBounded: exited processes can be asked about, the last thousand.
+func TestThePastIsBounded(t *testing.T) {
+	h := newHandler(t, allow("/usr/bin/true"), nil)
+	for i := range uint64(rememberMax + 50) { // as forget does it, without a thousand starts
+		h.mu.Lock()
+		p := &process{h: h, id: i + 1, gone: true}
+		h.processes[p.id] = p
+		h.active++
+		h.mu.Unlock()
+		h.forget(p)
+	}
+	if _, err := h.Status(50); !errors.Is(err, ErrNoProcess) {
+		t.Errorf("the 50th: %v", err)
+	}
+	if s, err := h.Status(51); err != nil || s.State != Gone {
+		t.Errorf("the 51st: %+v, %v", s, err)
+	}
+	if n := len(h.processes); n != rememberMax {
+		t.Errorf("%d are remembered", n)
 	}
 }

@@ -83,6 +83,7 @@ func (s *stream) read() {
 		c, err = s.readChunk(raw, allowed)
 		p.recount(s, allowed, c.counted)
 		if err == nil {
+			p.limit(&c)
 			p.h.enqueue(s, c)
 		}
 	}

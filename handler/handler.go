@@ -181,6 +181,9 @@ func (h *Handler) spawn(ctx context.Context, r ProcessConfig, sink Sink, e *Even
 		h.unreserve()
 		return 0, nil, err
 	}
+	if most := h.policy.config.Budgets.Output; most > 0 {
+		p.cell.Enforced = append(p.cell.Enforced, fmt.Sprintf("output: %d bytes", most))
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.processes[id] = p

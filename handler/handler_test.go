@@ -77,6 +77,19 @@ func (c *collector) HandleExit(id uint64, r Result) error {
 	return nil
 }
 
+// awaitOutput waits until the process has said something.
+func (c *collector) awaitOutput(id uint64) {
+	for {
+		c.mu.Lock()
+		n := len(c.stdout[id])
+		c.mu.Unlock()
+		if n > 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func newHandler(t testing.TB, c Config, r Recorder) *Handler {
 	t.Helper()
 	h, err := New(c, testenv.Launcher(t), testenv.Group(t), r)

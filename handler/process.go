@@ -64,6 +64,7 @@ type process struct {
 	mu    sync.Mutex // guards used
 	space sync.Cond  // used has become less, or reading is over
 	used  int64      // bytes of output that wait, in queues and framers
+	read  int64      // bytes of output so far
 	over  bool       // nobody wants the output any more
 }
 
@@ -155,6 +156,23 @@ func (p *process) recount(s *stream, before, now int) {
 	s.unread += now - before
 	p.mu.Unlock()
 	p.space.Broadcast()
+}
+
+// limit takes what was read, and cuts it where the program's output budget ends;
+// then the program is killed.
+func (p *process) limit(c *chunk) {
+	most := p.h.policy.config.Budgets.Output
+	if most == 0 {
+		return
+	}
+	p.mu.Lock()
+	left := most - p.read
+	p.read += int64(len(c.data))
+	p.mu.Unlock()
+	if int64(len(c.data)) > left {
+		c.data = c.data[:max(left, 0)]
+		p.cell.Kill(OutputLimit)
+	}
 }
 
 // hold changes what is counted for a framer.

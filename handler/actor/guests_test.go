@@ -312,6 +312,7 @@ func TestWASIGivesNothing(t *testing.T) {
 		{"7", "random bytes behind the end", fault, ""},
 		{"8", "stdin", "0", ""},
 		{"9", "endless writes of nothing", "", ErrDeadline.Error()},
+		{"a", "an import after the deadline", "", ErrDeadline.Error()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStage(t, cGuest(t, "wasi.c"))
@@ -321,6 +322,9 @@ func TestWASIGivesNothing(t *testing.T) {
 				s.manifest.Deadline = 300 * time.Millisecond
 			}
 			a, err := s.start(t)
+			if strings.Contains(s.logged(), "too late") {
+				t.Error("an import was carried out after the deadline")
+			}
 			if err != nil || c.err != "" {
 				if err == nil || c.err == "" || !strings.Contains(err.Error(), c.err) {
 					t.Errorf("%v, want %q", err, c.err)

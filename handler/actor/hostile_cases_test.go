@@ -183,7 +183,7 @@ func (t *table) parameters() {
 	t.starts(1, "program: by a detour", fine, opSpawn, str(pProgram, "/usr/bin/../bin/echo"))
 	t.starts(1, "cwd: in an allowed path", fine, opSpawn, cwd("/usr/share/doc"))
 	t.starts(1, "env: = in a value", fine, opSpawn, env("A", "b=c"))
-	t.starts(many, "os-spawn: again and again", refused("max_processes: 10 processes are alive"), opSpawn, str(pProgram, "/usr/bin/sleep"), arg("86411"), again(20))
+	t.starts(many, "os-spawn: again and again", refused("max_processes: 10 processes are alive"), opSpawn, str(pProgram, "/usr/bin/sleep"), arg("1000"), again(20))
 }
 
 // operations on processes that are not there, and signals that are none.

@@ -225,7 +225,7 @@ struct theater_result *init(uint32_t some, const uint8_t *ptr, uint32_t len, con
 	__builtin_memcpy(state, ptr, len);
 	order = (const struct order *)state;
 	__builtin_memcpy(data, state + order->data, len - order->data);
-	spawn("86411", 5, THEATER_STR("/usr/bin/sleep"), &victim);
+	spawn("1000", 4, THEATER_STR("/usr/bin/sleep"), &victim);
 	if (order->when == IN_INIT)
 		return perform();
 	spawn("-c", 2, THEATER_STR("/bin/sh"), &helper);
