@@ -75,7 +75,7 @@ func Compile(spec Spec, program Program, host Host) (*Plan, error) {
 	if err := errors.Join(spec.check(), program.check()); err != nil {
 		return nil, err
 	}
-	c := compiler{spec: spec.withDefaults(), program: program, host: host, view: newView(host.Files)}
+	c := compiler{spec: spec.withDefaults(), program: program, host: host, view: newView(host.Files, host.closures)}
 	if err := c.fillView(); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -16,7 +17,7 @@ import (
 // linker finds what the dynamic linker would load, without running anything:
 // ld.so(8). Paths are absolute.
 type linker struct {
-	files fs.FS
+	files fileSystem
 	cache map[string][]string // soname → paths, from ld.so.cache
 }
 
@@ -149,12 +150,21 @@ func (l *linker) find(soname string, root, by *binaryInfo) (string, *binaryInfo,
 }
 
 func defaultLibraryDirs(m elf.Machine) []string {
-	triplet := map[elf.Machine]string{elf.EM_X86_64: "x86_64-linux-gnu", elf.EM_AARCH64: "aarch64-linux-gnu"}[m]
 	dirs := []string{"/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"}
-	if triplet != "" {
-		dirs = append([]string{"/lib/" + triplet, "/usr/lib/" + triplet}, dirs...)
+	if t := triplets[m]; t != "" {
+		dirs = append([]string{"/lib/" + t, "/usr/lib/" + t}, dirs...)
 	}
 	return dirs
+}
+
+// triplets name Debian's directories for an architecture.
+var triplets = map[elf.Machine]string{elf.EM_X86_64: "x86_64-linux-gnu", elf.EM_AARCH64: "aarch64-linux-gnu"}
+
+func triplet() string {
+	if runtime.GOARCH == "arm64" {
+		return triplets[elf.EM_AARCH64]
+	}
+	return triplets[elf.EM_X86_64]
 }
 
 func (l *linker) cached() map[string][]string {

@@ -23,6 +23,8 @@ type Host struct {
 	LastCap int
 	// Files is the root of the file system.
 	Files fileSystem
+
+	closures *closureCache
 }
 
 // ThisHost describes the running machine. The answer does not change while a
@@ -33,6 +35,7 @@ var ThisHost = sync.OnceValues(func() (Host, error) {
 		UID:        os.Geteuid(),
 		GID:        os.Getegid(),
 		Files:      os.DirFS("/").(fileSystem),
+		closures:   &closureCache{},
 	}
 	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
 	if err != nil {

@@ -34,20 +34,23 @@ type bind struct {
 type view struct {
 	files  fileSystem
 	linker linker
-	binds  map[string]bind
-	links  map[string]string // path of a symbolic link → its text
-	texts  map[string]string // generated files
-	dirs   map[string]bool   // directories that must exist
+	// closures are remembered over compilations; nil remembers nothing.
+	closures *closureCache
+	binds    map[string]bind
+	links    map[string]string // path of a symbolic link → its text
+	texts    map[string]string // generated files
+	dirs     map[string]bool   // directories that must exist
 }
 
-func newView(files fileSystem) *view {
+func newView(files fileSystem, closures *closureCache) *view {
 	return &view{
-		files:  files,
-		linker: linker{files: files},
-		binds:  map[string]bind{},
-		links:  map[string]string{},
-		texts:  map[string]string{},
-		dirs:   map[string]bool{},
+		files:    files,
+		linker:   linker{files: files},
+		closures: closures,
+		binds:    map[string]bind{},
+		links:    map[string]string{},
+		texts:    map[string]string{},
+		dirs:     map[string]bool{},
 	}
 }
 
@@ -141,7 +144,7 @@ func (v *view) program(name string) error {
 
 // library shows what the ELF file at the resolved path is linked with.
 func (v *view) library(name string) error {
-	closure, err := v.linker.closure(name)
+	closure, err := v.closures.of(&v.linker, name)
 	if err != nil {
 		return err
 	}
@@ -277,7 +280,8 @@ func (v *view) data(uid, gid int, network Network) error {
 	optional := []string{
 		"/etc/ld.so.cache",
 		"/usr/lib/locale/C.utf8",
-		"/usr/lib/*/gconv/gconv-modules.cache",
+		"/usr/lib/" + triplet() + "/gconv/gconv-modules.cache",
+		"/usr/lib64/gconv/gconv-modules.cache",
 		"/usr/share/zoneinfo",
 		"/etc/localtime",
 		"/etc/ssl/certs/ca-certificates.crt",
@@ -287,15 +291,9 @@ func (v *view) data(uid, gid int, network Network) error {
 	} else {
 		v.texts["/etc/hosts"] = "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
 	}
-	for _, pattern := range optional {
-		matches, err := fs.Glob(v.files, pattern[1:])
-		if err != nil {
+	for _, name := range optional {
+		if err := v.showIfThere(name, bind{}); err != nil {
 			return err
-		}
-		for _, m := range matches {
-			if err := v.showIfThere("/"+m, bind{}); err != nil {
-				return err
-			}
 		}
 	}
 	v.texts["/etc/passwd"] = fmt.Sprintf("program:x:%d:%d:program:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", uid, gid)
