@@ -29,6 +29,7 @@ type stream struct {
 	handle  func(id uint64, data []byte) error
 	bytes   *atomic.Uint64 // of the handler's statistics
 	emit    emit
+	events  uint64 // of this turn: counted once a turn, not once a line
 	foreign atomic.Bool // the program is gone: an empty pipe is the end
 
 	chunks []chunk // guarded by the handler's mu
@@ -63,7 +64,7 @@ func newStream(p *process, name string, f *os.File, mode Mode, size int) *stream
 		p.h.record(Event{Kind: NotJSON, Process: p.id, Program: p.request.Program, Stream: name, Bytes: int64(n)})
 	})
 	s.emit = func(event []byte) error {
-		p.h.stats.events.Add(1)
+		s.events++
 		return s.handle(p.id, event)
 	}
 	return s
@@ -221,6 +222,8 @@ func (h *Handler) turn(s *stream) error {
 		err = s.framer.close(s.emit)
 	}
 	s.bytes.Add(uint64(len(data)))
+	p.h.stats.events.Add(s.events)
+	s.events = 0
 	if last {
 		p.recount(s, whole.counted, 0)
 		if whole.pooled != nil {

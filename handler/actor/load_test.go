@@ -11,13 +11,14 @@ import (
 	"github.com/proscenium-dev/proscenium/tests/testenv"
 )
 
-// A core module, as far as these tests need it. Every function that it defines
-// is one instruction: unreachable.
+// A core module, as far as these tests need it. A function that has no code of
+// its own is one instruction: unreachable.
 type module struct {
 	imports []field
 	exports []field // functions
 	memory  string  // the name of the exported memory; "": it has none
 	min     int     // pages
+	table   []byte  // its type
 	start   bool    // the first of exports is the start function
 }
 
@@ -25,6 +26,7 @@ type field struct {
 	module, name      string
 	params, results   string // one letter a type: i, I, f or F
 	memory, undefined bool   // a memory; a global
+	code              []byte // locals and instructions
 }
 
 func uleb(n int) []byte { return binary.AppendUvarint(nil, uint64(n)) }
@@ -78,9 +80,16 @@ func (m module) encode() []byte {
 	for i, f := range m.exports {
 		functions = append(functions, function(f))
 		exports = append(exports, slices.Concat(name(f.name), []byte{externFunction}, uleb(imported+i)))
-		code = append(code, []byte{3, 0, 0x00, 0x0b})
+		body := []byte{0, 0x00, 0x0b}
+		if f.code != nil {
+			body = f.code
+		}
+		code = append(code, append(uleb(len(body)), body...))
 	}
-	var memories, start []byte
+	var tables, memories, start []byte
+	if m.table != nil {
+		tables = section(4, [][]byte{m.table})
+	}
 	if m.memory != "" {
 		exports = append(exports, append(name(m.memory), externMemory, 0))
 		memories = section(5, [][]byte{append([]byte{0}, uleb(m.min)...)})
@@ -89,7 +98,7 @@ func (m module) encode() []byte {
 		start = slices.Concat([]byte{8}, uleb(len(uleb(imported))), uleb(imported))
 	}
 	return slices.Concat([]byte("\x00asm\x01\x00\x00\x00"),
-		section(1, types), section(2, imports), section(3, functions), memories, section(7, exports), start, section(10, code))
+		section(1, types), section(2, imports), section(3, functions), tables, memories, section(7, exports), start, section(10, code))
 }
 
 // renameMemory gives the memory's export of a module another name.
