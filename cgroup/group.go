@@ -15,9 +15,9 @@
 //
 // Groups are made below the one this process is in, never above. In a unified
 // layout a group with processes can have no limited children (the
-// no-internal-process rule), so Open moves this process into a leaf beside
-// those of the programs; the group must be ours alone, as a service's with
-// Delegate=yes is.
+// no-internal-process rule), so Open moves this process, and who else sits in
+// the group itself, into a leaf beside those of the programs; the group must be
+// ours alone, as a service's with Delegate=yes is. Close moves them back.
 //
 //	our group
 //	└── proscenium-<boot>-<pid>-<start>     one per host process
@@ -177,36 +177,34 @@ func (g *Group) openUnified(base hierarchy) error {
 	if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return refuse(err)
 	}
+	leaf := filepath.Join(own, supervisor)
 	undo := func(err error) error {
-		removeTree(own)
+		moveMembers(leaf, base.dir())
+		removeInstance(own)
 		return refuse(err)
 	}
 	// The root of the hierarchy may have processes and limited children.
 	_, err := os.Stat(filepath.Join(base.dir(), "cgroup.type"))
 	if isRoot := errors.Is(err, fs.ErrNotExist); !isRoot {
-		leaf := filepath.Join(own, supervisor)
 		if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return undo(err)
 		}
 		if err := write(leaf, "cgroup.procs", "0"); err != nil {
 			return undo(err)
 		}
-		undo = func(err error) error {
-			write(base.dir(), "cgroup.procs", "0")
-			removeTree(own)
-			return refuse(err)
-		}
 	}
 	for _, dir := range []string{base.dir(), own} {
-		if err := enable(dir); err != nil {
+		if err := enable(dir, leaf); err != nil {
 			return undo(err)
 		}
 	}
 	return nil
 }
 
-// enable lets children of dir be limited.
-func enable(dir string) error {
+// enable lets children of dir be limited. Who else is in the group (the shell
+// that started us) comes along into the supervisor leaf, as with any delegated
+// group: its processes may sit in leaves only.
+func enable(dir, supervisor string) error {
 	enabled, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
 	if err != nil {
 		return err
@@ -217,9 +215,11 @@ func enable(dir string) error {
 			continue
 		}
 		err := write(dir, "cgroup.subtree_control", "+"+c)
-		if errors.Is(err, unix.EBUSY) {
-			members, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-			return fmt.Errorf("%w: other processes are in the group (pids %s), which must be ours alone", err, strings.Join(strings.Fields(string(members)), " "))
+		for tries := 0; errors.Is(err, unix.EBUSY) && tries < 10; tries++ { // they may fork meanwhile
+			if err := moveMembers(dir, supervisor); err != nil {
+				return err
+			}
+			err = write(dir, "cgroup.subtree_control", "+"+c)
 		}
 		if err != nil {
 			return err
@@ -228,6 +228,23 @@ func enable(dir string) error {
 	// Where the host gives io, it can be limited too.
 	if !slices.Contains(have, "io") {
 		write(dir, "cgroup.subtree_control", "+io")
+	}
+	return nil
+}
+
+// moveMembers moves every process that sits in from itself into to.
+func moveMembers(from, to string) error {
+	members, err := os.ReadFile(filepath.Join(from, "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	for _, pid := range strings.Fields(string(members)) {
+		if pid == "0" {
+			return fmt.Errorf("a process of another pid namespace is in %s, which must be ours alone", from)
+		}
+		if err := write(to, "cgroup.procs", pid); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("process %s is in the group, which must be ours alone, and cannot be moved: %w", pid, err)
+		}
 	}
 	return nil
 }
@@ -255,14 +272,15 @@ func (g *Group) Close() error {
 	}
 	var errs []error
 	for _, dir := range g.dirs() {
-		errs = append(errs, removeTree(dir))
+		errs = append(errs, removeInstance(dir))
 	}
 	return errors.Join(errs...)
 }
 
-// leaveSupervisor moves this process back where it came from, which the
-// controllers forbid while they are enabled there: they are switched off, unless
-// another instance lives beside us. What remains is swept by the next Open.
+// leaveSupervisor moves this process, and who came along, back where they came
+// from, which the controllers forbid while they are enabled there: they are
+// switched off, unless another instance lives beside us. Then the supervisor leaf
+// stays, with who is in it, until it is empty and somebody sweeps.
 func (g *Group) leaveSupervisor() {
 	own := g.unified.dir()
 	parent := filepath.Dir(own)
@@ -274,21 +292,26 @@ func (g *Group) leaveSupervisor() {
 		write(own, "cgroup.subtree_control", "-"+c)
 		write(parent, "cgroup.subtree_control", "-"+c)
 	}
-	write(parent, "cgroup.procs", "0")
+	moveMembers(filepath.Join(own, supervisor), parent)
 }
 
-// removeTree removes a group and its empty children, deepest first.
-func removeTree(dir string) error {
+// removeInstance removes an instance's group with its empty leaves. A supervisor
+// leaf that somebody is in stays, and is no error.
+func removeInstance(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	var errs []error
 	for _, e := range entries {
-		if e.IsDir() {
-			removeTree(filepath.Join(dir, e.Name()))
+		if e.IsDir() && e.Name() != supervisor {
+			errs = append(errs, rmdir(filepath.Join(dir, e.Name())))
 		}
 	}
-	return rmdir(dir)
+	if err := unix.Rmdir(filepath.Join(dir, supervisor)); errors.Is(err, unix.EBUSY) {
+		return errors.Join(errs...)
+	}
+	return errors.Join(append(errs, rmdir(dir))...)
 }
 
 const namePrefix = "proscenium-"
@@ -366,8 +389,15 @@ func abandoned(name string) bool {
 	return err == nil && current != name
 }
 
+// killAndRemove ends what a dead owner's programs still are. Not who is in its
+// supervisor leaf: that is no program of ours, and may be this very process.
 func killAndRemove(dir string) {
-	// In v1, and before Linux 5.14, the owner's death has killed them already.
-	write(dir, "cgroup.kill", "1")
-	removeTree(dir)
+	leaves, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
+	for _, procs := range leaves {
+		if leaf := filepath.Dir(procs); filepath.Base(leaf) != supervisor {
+			// In v1, and before Linux 5.14, the owner's death has killed them.
+			write(leaf, "cgroup.kill", "1")
+		}
+	}
+	removeInstance(dir)
 }

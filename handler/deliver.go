@@ -29,7 +29,7 @@ type stream struct {
 	handle  func(id uint64, data []byte) error
 	bytes   *atomic.Uint64 // of the handler's statistics
 	emit    emit
-	events  uint64 // of this turn: counted once a turn, not once a line
+	events  uint64      // of this turn: counted once a turn, not once a line
 	foreign atomic.Bool // the program is gone: an empty pipe is the end
 
 	chunks []chunk // guarded by the handler's mu

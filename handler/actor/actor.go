@@ -150,6 +150,10 @@ func readModule(path string) ([]byte, error) {
 
 // load compiles, checks and instantiates the module.
 func (a *Actor) load(ctx context.Context, code []byte) error {
+	code, err := boundModule(code)
+	if err != nil {
+		return err
+	}
 	config := wazero.NewRuntimeConfig().
 		WithMemoryLimitPages(uint32(a.manifest.Memory / wasmPage)).
 		WithCloseOnContextDone(a.manifest.Deadline > 0)

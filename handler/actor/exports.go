@@ -172,7 +172,7 @@ func (a *Actor) liftResult(area uint32) (state []byte, some bool, refused, err e
 	}
 	if kind == 1 {
 		text, err := l.String(word(4), word(8))
-		return nil, false, fmt.Errorf("the actor says: %s", text), err
+		return nil, false, fmt.Errorf("the actor says: %s", clip(text, maxError)), err
 	}
 	option, err := m.CaseAt("state", area+4, 2)
 	if err != nil || option == 0 {

@@ -79,10 +79,7 @@ func must(err error) {
 // string at the payload's offset.
 func (a *Actor) answer(ctx context.Context, ret uint32, r canon.Record, payload int, err error) {
 	if err != nil {
-		text := strings.ToValidUTF8(err.Error(), "\ufffd")
-		if len(text) > maxError {
-			text = strings.ToValidUTF8(text[:maxError], "") + "…"
-		}
+		text := clip(strings.ToValidUTF8(err.Error(), "\ufffd"), maxError)
 		ptr, n, e := a.lowerer().Bytes(ctx, []byte(text))
 		must(e)
 		clear(r)
@@ -91,6 +88,14 @@ func (a *Actor) answer(ctx context.Context, ret uint32, r canon.Record, payload 
 		r.U32(payload+4, n)
 	}
 	must(a.exports.memory.Store(ret, r))
+}
+
+// clip cuts a text to at most n bytes and says so.
+func clip(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	return strings.ToValidUTF8(text[:n], "") + "…"
 }
 
 var errNoProcesses = errors.New(`the manifest has no handler of type "process"`)
@@ -250,10 +255,7 @@ func (a *Actor) log(_ context.Context, s []uint64) {
 }
 
 func (a *Actor) say(level slog.Level, text string) {
-	if len(text) > maxLog {
-		text = strings.ToValidUTF8(text[:maxLog], "") + "…"
-	}
-	a.logger.Log(context.Background(), level, text)
+	a.logger.Log(context.Background(), level, clip(text, maxLog))
 }
 
 // moduleConfig is what WASI offers: clocks, random numbers, and stdout and stderr

