@@ -88,8 +88,9 @@ func (e Event) Bounded() Event {
 	return e
 }
 
-// A Recorder takes every event, in order for one process. It must be safe for
-// concurrent use and should be quick: operations wait for it.
+// A Recorder takes every event. It must be safe for concurrent use and should be
+// quick: operations wait for it. Spawned is the first of a process; Ended comes
+// when the program has ended, before the last of its output is delivered.
 type Recorder interface{ Record(Event) }
 
 // Recorders passes each event to all of them.

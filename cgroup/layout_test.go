@@ -1,0 +1,134 @@
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestLayoutOfAHybridHost, from captured files.
+func TestParseLayout(t *testing.T) {
+	const pure = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+	l := parseLayout([]byte(pure), []byte("0::/user.slice/user-1000.slice/app.slice/x.service\n"))
+	if l.unified == nil || l.unified.dir() != "/sys/fs/cgroup/user.slice/user-1000.slice/app.slice/x.service" || len(l.legacy) != 0 {
+		t.Errorf("%+v", l)
+	}
+	// A container without a control group namespace: the mount shows a subtree.
+	const contained = "30 23 0:26 /docker/abc /sys/fs/cgroup ro - cgroup2 cgroup rw\n"
+	l = parseLayout([]byte(contained), []byte("0::/docker/abc/job\n"))
+	if l.unified == nil || l.unified.dir() != "/sys/fs/cgroup/job" {
+		t.Errorf("%+v", l.unified)
+	}
+	l = parseLayout([]byte(contained), []byte("0::/docker/abc\n"))
+	if l.unified == nil || l.unified.dir() != "/sys/fs/cgroup" {
+		t.Errorf("%+v", l.unified)
+	}
+	// A mount that shows somebody else's subtree is of no use.
+	if l = parseLayout([]byte(contained), []byte("0::/docker/abcdef\n")); l.unified != nil {
+		t.Errorf("%+v", l.unified)
+	}
+	odd := strings.Replace(pure, "/sys/fs/cgroup", `/mnt/a\040b\134c`, 1)
+	if l = parseLayout([]byte(odd), []byte("0::/\n")); l.unified == nil || l.unified.mount != `/mnt/a b\c` {
+		t.Errorf("%+v", l.unified)
+	}
+	for _, junk := range []string{"", "\n", "1 2 3\n", "a - b\n", strings.Repeat("x ", 100) + "- cgroup2\n"} {
+		if l = parseLayout([]byte(junk), []byte(junk)); l.unified != nil || len(l.legacy) != 0 {
+			t.Errorf("%q: %+v", junk, l)
+		}
+	}
+}
+
+func TestOutOfSupervisor(t *testing.T) {
+	for group, want := range map[string]string{
+		"/a/proscenium-0-1-2/supervisor": "/a",
+		"/proscenium-0-1-2/supervisor":   "/",
+		"/a/supervisor":                  "/a/supervisor",
+		"/a/proscenium-0-1-2/1-sort":     "/a/proscenium-0-1-2/1-sort",
+		"/":                              "/",
+	} {
+		if h := outOfSupervisor(hierarchy{group: group}); h.group != want {
+			t.Errorf("%s: %s, want %s", group, h.group, want)
+		}
+	}
+}
+
+func TestOnlyTheDeadAreAbandoned(t *testing.T) {
+	mine, err := instanceName(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.Split(mine, "-")
+	for name, want := range map[string]bool{
+		mine: false,
+		// Another boot, another start of a process with this id: that one is dead.
+		fmt.Sprintf("proscenium-00000000-%s-%s", parts[2], parts[3]): true,
+		fmt.Sprintf("proscenium-%s-%s-1", parts[1], parts[2]):        true,
+		fmt.Sprintf("proscenium-%s-4194300-1", parts[1]):             true,
+		"proscenium":             false,
+		"proscenium-":            false,
+		"proscenium-a-b-c":       false,
+		"proscenium-a-0-1":       false,
+		"proscenium-a--5-1":      false,
+		"someone-else-1-2":       false,
+		"proscenium-a-1-2-extra": false,
+		"proscenium-a-4194300":   false,
+		"supervisor":             false,
+	} {
+		if got := abandoned(name); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestLimitsCheck(t *testing.T) {
+	if err := (Limits{}).Check(); err != nil {
+		t.Errorf("the defaults: %v", err)
+	}
+	for text, l := range map[string]Limits{
+		"memory limit":   {Memory: 4096},
+		"memory limit 0": {Memory: -1},
+		"cpu limit":      {CPU: -1},
+		"cpu limit 1e+":  {CPU: 1e9},
+		"cpu period":     {CPUPeriod: time.Minute},
+		"least is 1ms":   {CPU: 0.01, CPUPeriod: time.Millisecond},
+		"pids limit":     {Pids: 1},
+	} {
+		if err := l.Check(); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%+v: %v, want …%s…", l, err, text)
+		}
+	}
+}
+
+func TestField(t *testing.T) {
+	text := []byte("usage_usec 12\nuser_usec 7\nusage 3\nbad x\nlast 9")
+	for name, want := range map[string]uint64{"usage_usec": 12, "user_usec": 7, "usage": 3, "bad": 0, "last": 9, "none": 0, "usa": 0} {
+		if got := field(text, name); got != want {
+			t.Errorf("%s = %d, want %d", name, got, want)
+		}
+	}
+}
+
+// TestBadNames: a leaf's name is a name.
+func TestBadNames(t *testing.T) {
+	g, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	for _, name := range []string{"", "a/b", "..", ".", "a\x00", "a\nb", "cgroup.procs", "supervisor", strings.Repeat("x", 300)} {
+		if l, err := g.New(name, Limits{}); err == nil {
+			l.Close()
+			t.Errorf("%q was taken", name)
+		}
+	}
+	l, err := g.New("twice", Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := g.New("twice", Limits{}); err == nil {
+		t.Error("a leaf was used again")
+	}
+}

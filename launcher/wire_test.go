@@ -1,0 +1,92 @@
+package launcher
+
+import (
+	"bytes"
+	"debug/elf"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// FuzzRequest: whatever arrives is refused, or is a request that encodes to the
+// same bytes and never asks for the host's id 0.
+func FuzzRequest(f *testing.F) {
+	f.Add(request{true, 65534, 65534}.encode(), 5)
+	f.Add(request{false, 0, 0}.encode(), 4)
+	f.Add(request{true, 0, 1}.encode(), 4)
+	f.Add([]byte("x"), 0)
+	f.Fuzz(func(t *testing.T, b []byte, fds int) {
+		r, err := decodeRequest(b, fds)
+		if err != nil {
+			return
+		}
+		if fds < minRequest || fds > maxRequest || r.privileged && (r.uid == 0 || r.gid == 0) {
+			t.Errorf("%+v with %d descriptors was taken", r, fds)
+		}
+		if !bytes.Equal(r.encode(), b) {
+			t.Errorf("%x encodes to %x", b, r.encode())
+		}
+	})
+}
+
+// TestReceiveRefusesWhatDoesNotFit, and closes what came with it.
+func TestReceiveRefusesWhatDoesNotFit(t *testing.T) {
+	here, far, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	defer unix.Close(far)
+	count := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := count()
+	for name, m := range map[string]struct{ size, fds int }{"too long": {9, 1}, "too many descriptors": {8, 3}} {
+		fds := make([]int, m.fds)
+		for i := range fds {
+			fds[i] = far
+		}
+		if err := unix.Sendmsg(far, make([]byte, m.size), unix.UnixRights(fds...), nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		if n, got, err := here.recv(make([]byte, 8), 1); err == nil {
+			t.Errorf("%s: %d bytes, %d descriptors", name, n, len(got))
+		}
+	}
+	if after := count(); after != before {
+		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
+// TestInitImage: a static executable without sections, in which nothing lies but
+// the text; no PC-relative data behind the code could be reached.
+func TestInitImage(t *testing.T) {
+	image, err := initImage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(image) > 1024 {
+		t.Errorf("init has grown to %d bytes", len(image))
+	}
+	e, err := elf.NewFile(bytes.NewReader(image))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Type != elf.ET_EXEC || len(e.Progs) != 3 || len(e.Sections) > 1 {
+		t.Errorf("%v, %d segments, %d sections", e.Type, len(e.Progs), len(e.Sections))
+	}
+	for _, p := range e.Progs {
+		if p.Flags&elf.PF_W != 0 && p.Flags&elf.PF_X != 0 {
+			t.Errorf("a segment is writable and executable: %v", p)
+		}
+	}
+	if strings.Contains(string(image), "go.buildid") || bytes.Contains(image, initEnd) {
+		t.Error("more than the text was copied")
+	}
+}
