@@ -335,8 +335,8 @@ func TestDefect17AFailedSinkEndsEverything(t *testing.T) {
 	}
 	sink := &failing{}
 	sink.left.Store(100)
-	sh(t, h, sink, LineByLine, "yes")
 	sh(t, h, sink, Raw, "sleep 1000")
+	sh(t, h, sink, LineByLine, "yes")
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := h.Wait(ctx); !errors.Is(err, errSink) {
