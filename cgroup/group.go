@@ -20,7 +20,7 @@
 // ours alone, as a service's with Delegate=yes is. Close moves them back.
 //
 //	our group
-//	└── proscenium-<boot>-<pid>-<start>     one per host process
+//	└── proscenium-<boot>-<pid namespace>-<pid>-<start>    one per host process
 //	    ├── supervisor                      this process (unified only)
 //	    └── <name>                          one per program
 //
@@ -308,15 +308,16 @@ func removeInstance(dir string) error {
 			errs = append(errs, rmdir(filepath.Join(dir, e.Name())))
 		}
 	}
-	if err := unix.Rmdir(filepath.Join(dir, supervisor)); errors.Is(err, unix.EBUSY) {
+	leaf := filepath.Join(dir, supervisor)
+	if members, err := os.ReadFile(filepath.Join(leaf, "cgroup.procs")); err == nil && len(members) > 0 {
 		return errors.Join(errs...)
 	}
-	return errors.Join(append(errs, rmdir(dir))...)
+	return errors.Join(append(errs, rmdir(leaf), rmdir(dir))...)
 }
 
 const namePrefix = "proscenium-"
 
-// instanceName is unique over reboots and reuse of pids.
+// instanceName is unique over reboots, pid namespaces and reuse of pids.
 func instanceName(pid int) (string, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -326,7 +327,11 @@ func instanceName(pid int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s%s-%d-%d", namePrefix, boot[:8], pid, start), nil
+	var ns unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/pid", &ns); err != nil {
+		return "", &os.PathError{Op: "stat", Path: "/proc/self/ns/pid", Err: err}
+	}
+	return fmt.Sprintf("%s%s-%d-%d-%d", namePrefix, boot[:8], ns.Ino, pid, start), nil
 }
 
 // startTime is the process's start in clock ticks since boot: proc_pid_stat(5).
@@ -375,12 +380,23 @@ func sweep(dir string) {
 func abandoned(name string) bool {
 	rest, ok := strings.CutPrefix(name, namePrefix)
 	parts := strings.Split(rest, "-")
-	if !ok || len(parts) != 3 {
+	if !ok || len(parts) != 4 {
 		return false
 	}
-	pid, err := strconv.Atoi(parts[1])
+	own, err := instanceName(os.Getpid())
+	if err != nil {
+		return false
+	}
+	mine := strings.Split(strings.TrimPrefix(own, namePrefix), "-")
+	pid, err := strconv.Atoi(parts[2])
 	if err != nil || pid <= 0 {
 		return false
+	}
+	if parts[0] != mine[0] {
+		return true // of an earlier boot
+	}
+	if parts[1] != mine[1] {
+		return false // its pids mean nothing here
 	}
 	current, err := instanceName(pid)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {

@@ -42,11 +42,11 @@ func TestParseLayout(t *testing.T) {
 
 func TestOutOfSupervisor(t *testing.T) {
 	for group, want := range map[string]string{
-		"/a/proscenium-0-1-2/supervisor": "/a",
-		"/proscenium-0-1-2/supervisor":   "/",
-		"/a/supervisor":                  "/a/supervisor",
-		"/a/proscenium-0-1-2/1-sort":     "/a/proscenium-0-1-2/1-sort",
-		"/":                              "/",
+		"/a/proscenium-0-9-1-2/supervisor": "/a",
+		"/proscenium-0-9-1-2/supervisor":   "/",
+		"/a/supervisor":                    "/a/supervisor",
+		"/a/proscenium-0-9-1-2/1-sort":     "/a/proscenium-0-9-1-2/1-sort",
+		"/":                                "/",
 	} {
 		if h := outOfSupervisor(hierarchy{group: group}); h.group != want {
 			t.Errorf("%s: %s, want %s", group, h.group, want)
@@ -63,18 +63,21 @@ func TestOnlyTheDeadAreAbandoned(t *testing.T) {
 	for name, want := range map[string]bool{
 		mine: false,
 		// Another boot, another start of a process with this id: that one is dead.
-		fmt.Sprintf("proscenium-00000000-%s-%s", parts[2], parts[3]): true,
-		fmt.Sprintf("proscenium-%s-%s-1", parts[1], parts[2]):        true,
-		fmt.Sprintf("proscenium-%s-4194300-1", parts[1]):             true,
-		"proscenium":             false,
-		"proscenium-":            false,
-		"proscenium-a-b-c":       false,
-		"proscenium-a-0-1":       false,
-		"proscenium-a--5-1":      false,
-		"someone-else-1-2":       false,
-		"proscenium-a-1-2-extra": false,
-		"proscenium-a-4194300":   false,
-		"supervisor":             false,
+		fmt.Sprintf("proscenium-00000000-%s-%s-%s", parts[2], parts[3], parts[4]): true,
+		fmt.Sprintf("proscenium-00000000-1-%s-%s", parts[3], parts[4]):            true,
+		fmt.Sprintf("proscenium-%s-%s-%s-1", parts[1], parts[2], parts[3]):        true,
+		fmt.Sprintf("proscenium-%s-%s-4194300-1", parts[1], parts[2]):             true,
+		// In another pid namespace the id may be a living process's.
+		fmt.Sprintf("proscenium-%s-1-4194300-1", parts[1]): false,
+		"proscenium":               false,
+		"proscenium-":              false,
+		"proscenium-a-b-c-d":       false,
+		"proscenium-a-1-0-1":       false,
+		"proscenium-a-1--5-1":      false,
+		"someone-else-1-2-3":       false,
+		"proscenium-a-1-1-2-extra": false,
+		"proscenium-a-4194300-1":   false,
+		"supervisor":               false,
 	} {
 		if got := abandoned(name); got != want {
 			t.Errorf("%s: %v, want %v", name, got, want)

@@ -215,6 +215,7 @@ var constants = map[string]uint64{
 	"MS_NOEXEC":                  unix.MS_NOEXEC,
 	"MS_NOSUID":                  unix.MS_NOSUID,
 	"MS_PRIVATE":                 unix.MS_PRIVATE,
+	"MS_RDONLY":                  unix.MS_RDONLY,
 	"MS_REC":                     unix.MS_REC,
 	"MS_SLAVE":                   unix.MS_SLAVE,
 	"OPEN_TREE_CLOEXEC":          unix.OPEN_TREE_CLOEXEC,

@@ -83,6 +83,9 @@ func Compile(spec Spec, program Program, host Host) (*Plan, error) {
 	if host.Privileged {
 		c.plan.uid, c.plan.gid = c.spec.HostUID, c.spec.HostGID
 	}
+	if err := c.view.writeXorExecute(c.plan.uid); err != nil {
+		return nil, err
+	}
 	c.stageOne()
 	if err := c.stageTwo(); err != nil {
 		return nil, err
@@ -396,7 +399,7 @@ func (c *compiler) root() {
 	s := c.skeleton(binds)
 	c.make(s, func(name string) bool { return !inTmpfs(name) })
 	// proc before the old root goes: the kernel wants to see one that is whole.
-	c.add(sys("mount", str("proc"), str("proc"), str("proc"), flags("MS_NOSUID|MS_NODEV|MS_NOEXEC"), str("subset=pid,hidepid=invisible")))
+	c.add(sys("mount", str("proc"), str("proc"), str("proc"), flags("MS_RDONLY|MS_NOSUID|MS_NODEV|MS_NOEXEC"), str("subset=pid,hidepid=invisible")))
 	for _, t := range tmpfs {
 		options := fmt.Sprintf("mode=1777,size=%d,nr_inodes=65536", t.size)
 		c.add(sys("mount", str("tmpfs"), str(t.path[1:]), str("tmpfs"), flags("MS_NOSUID|MS_NODEV|MS_NOEXEC"), str(options)))
@@ -590,20 +593,18 @@ func (c *compiler) make(s skeleton, which func(name string) bool) {
 
 // limits that are no control group's.
 func (c *compiler) limits() {
-	for _, l := range []struct {
-		name  string
-		value uint64
-	}{
-		{"RLIMIT_CORE", 0},
-		{"RLIMIT_MEMLOCK", 64 << 10},
-		{"RLIMIT_NOFILE", c.spec.Rlimits.OpenFiles},
-		{"RLIMIT_NPROC", c.spec.Rlimits.Processes},
-		{"RLIMIT_FSIZE", c.spec.Rlimits.FileSize},
-	} {
-		b := binary.NativeEndian.AppendUint64(nil, l.value)
-		b = binary.NativeEndian.AppendUint64(b, l.value)
-		c.add(sys("prlimit64", num(0), flags(l.name), at(&block{bytes: b}, 0, fmt.Sprintf("{%d, %d}", l.value, l.value)), null))
-	}
+	// 1 and not 0: of a host whose core_pattern is a pipe, only 1 keeps the
+	// handler from being run (core(5)). The filter keeps it from being changed.
+	c.add(setLimit("RLIMIT_CORE", 1))
+	c.add(setLimit("RLIMIT_MEMLOCK", 64<<10))
+	c.add(setLimit("RLIMIT_NPROC", c.spec.Rlimits.Processes))
+	c.add(setLimit("RLIMIT_FSIZE", c.spec.Rlimits.FileSize))
+}
+
+func setLimit(name string, value uint64) *Call {
+	b := binary.NativeEndian.AppendUint64(nil, value)
+	b = binary.NativeEndian.AppendUint64(b, value)
+	return sys("prlimit64", num(0), flags(name), at(&block{bytes: b}, 0, fmt.Sprintf("{%d, %d}", value, value)), null)
 }
 
 // securebits: every way in which an exec or a change of id gives capabilities
@@ -647,6 +648,10 @@ func (c *compiler) start() error {
 	cwd := child(sys("openat2", flags("AT_FDCWD"), str(dir), openHow("O_PATH|O_DIRECTORY|O_CLOEXEC", unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_IN_ROOT, "RESOLVE_NO_MAGICLINKS|RESOLVE_IN_ROOT"), num(openHowSize)))
 	child(sys("fchdir", resultOf(cwd)))
 	child(sys("close_range", num(3), num(0xffffffff), flags("CLOSE_RANGE_CLOEXEC")))
+	// The program's, not init's: descriptors in flight are counted for all of a
+	// user's programs together, and one of them could use up what init needs to
+	// send its own.
+	child(setLimit("RLIMIT_NOFILE", c.spec.Rlimits.OpenFiles))
 	if c.spec.Seccomp == SeccompHardened {
 		filter, err := hardenedFilter()
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"io/fs"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -181,6 +182,91 @@ func TestBadSpecs(t *testing.T) {
 		}
 		if err != nil && strings.Contains(err.Error(), "bug") {
 			t.Errorf("%s: a user's mistake is called a bug: %v", c.name, err)
+		}
+	}
+}
+
+// elfWith is a 64-bit ELF file of a type, with interpreters.
+func elfWith(kind uint16, interpreters ...string) []byte {
+	const header, segment = 64, 56
+	machine := uint16(62)
+	if runtime.GOARCH == "arm64" {
+		machine = 183
+	}
+	var b, names bytes.Buffer
+	b.WriteString("\x7fELF\x02\x01\x01")
+	b.Write(make([]byte, 9))
+	for _, v := range []any{kind, machine, uint32(1), uint64(0x400000), uint64(header), uint64(0), uint32(0), uint16(header), uint16(segment), uint16(len(interpreters)), uint16(64), uint16(0), uint16(0)} {
+		binary.Write(&b, binary.LittleEndian, v)
+	}
+	at := uint64(header + segment*len(interpreters))
+	for _, name := range interpreters {
+		offset, n := at+uint64(names.Len()), uint64(len(name)+1)
+		for _, v := range []any{uint32(3), uint32(4), offset, offset, offset, n, n, uint64(1)} {
+			binary.Write(&b, binary.LittleEndian, v)
+		}
+		names.WriteString(name + "\x00")
+	}
+	return append(b.Bytes(), names.Bytes()...)
+}
+
+// TestAProgramDoesNotChooseItsView: what an ELF file says of itself makes its
+// dynamic linker visible and nothing else.
+func TestAProgramDoesNotChooseItsView(t *testing.T) {
+	const executable, shared = 2, 3
+	files := tinyHost()
+	add := func(name string, data []byte) { files[name] = &fstest.MapFile{Data: data, Mode: 0o755} }
+	add("lib64/ld.so", elfWith(shared))
+	add("usr/bin/static", elfWith(executable))
+	add("usr/bin/pie", elfWith(shared, "/lib64/ld.so"))
+	add("etc/secret", []byte("secret"))
+	add("lib64/not-a-linker", elfWith(shared, "/lib64/ld.so"))
+	host := Host{Files: files, UID: 1000, GID: 1000}
+	for name, c := range map[string]struct {
+		interpreters []string
+		is           error
+	}{
+		"a linker":           {[]string{"/lib64/ld.so"}, nil},
+		"a text":             {[]string{"/etc/secret"}, unix.ENOEXEC},
+		"a directory":        {[]string{"/etc"}, unix.ENOEXEC},
+		"proc":               {[]string{"/proc"}, unix.ENOEXEC},
+		"another program":    {[]string{"/usr/bin/static"}, unix.ENOEXEC},
+		"another, as PIE":    {[]string{"/lib64/not-a-linker"}, unix.ENOEXEC},
+		"two, the last good": {[]string{"/etc/secret", "/lib64/ld.so"}, unix.ENOEXEC},
+		"a device":           {[]string{"/dev/null"}, unix.ENOEXEC},
+		"relative":           {[]string{"ld.so"}, unix.ENOEXEC},
+	} {
+		add("usr/bin/evil", elfWith(executable, c.interpreters...))
+		plan, err := Compile(Spec{}, Program{Path: "/usr/bin/evil", Args: []string{"evil"}}, host)
+		if c.is == nil {
+			if err != nil || !strings.Contains(plan.String(), "/lib64/ld.so") {
+				t.Errorf("%s: %v", name, err)
+			}
+		} else if !errors.Is(err, c.is) {
+			t.Errorf("%s: %v, want %v", name, err, c.is)
+		}
+	}
+}
+
+// TestMountsFollowNoLinkIntoTheProfile, nor put a program where it can be written.
+func TestMountsThatAreRefused(t *testing.T) {
+	files := tinyHost()
+	files["srv/proc"] = &fstest.MapFile{Data: []byte("/proc"), Mode: fs.ModeSymlink | 0o777}
+	files["proc/1/status"] = &fstest.MapFile{Mode: 0o444}
+	files["srv/data/tool"] = &fstest.MapFile{Data: staticELF(), Mode: 0o755}
+	host := Host{Files: files, UID: 1000, GID: 1000}
+	for text, c := range map[string]struct {
+		mount   Mount
+		program string
+	}{
+		"belongs to the profile":           {RO("/srv/proc"), "/usr/bin/true"},
+		"lies in /srv/data":                {RW("/srv/data"), "/srv/data/tool"},
+		"belongs to the profile ":          {RO("/srv/proc/1"), "/usr/bin/true"},
+		"what can be written must not be ": {RW("/usr"), "/usr/bin/true"},
+	} {
+		_, err := Compile(Spec{Mounts: []Mount{c.mount}}, Program{Path: c.program, Args: []string{"x"}}, host)
+		if err == nil || !strings.Contains(err.Error(), strings.TrimSpace(text)) {
+			t.Errorf("%v: %v, want …%s…", c.mount, err, text)
 		}
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // linker finds what the dynamic linker would load, without running anything:
@@ -24,6 +26,8 @@ type linker struct {
 // binary is what matters of an ELF file.
 type binaryInfo struct {
 	machine elf.Machine
+	shared  bool     // ET_DYN
+	program bool     // by what it says of itself, a program and no library
 	interp  string   // "" for a static program
 	needed  []string // DT_NEEDED
 	runpath []string // DT_RUNPATH, else DT_RPATH, with $ORIGIN replaced
@@ -42,6 +46,10 @@ func (l *linker) read(name string) (*binaryInfo, error) {
 		return nil, err
 	}
 	defer f.Close()
+	// What an ELF file names may be anything: a fifo would keep us waiting.
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w", name, errNotELF)
+	}
 	r, ok := f.(io.ReaderAt)
 	if !ok {
 		return nil, fmt.Errorf("%s: cannot be read at an offset", name)
@@ -54,9 +62,12 @@ func (l *linker) read(name string) (*binaryInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	info := &binaryInfo{machine: e.Machine}
+	info := &binaryInfo{machine: e.Machine, shared: e.Type == elf.ET_DYN}
 	for _, p := range e.Progs {
 		if p.Type == elf.PT_INTERP {
+			if info.interp != "" {
+				return nil, fmt.Errorf("%s: more than one PT_INTERP: %w", name, unix.ENOEXEC)
+			}
 			b := make([]byte, min(p.Filesz, 4096))
 			if _, err := p.ReadAt(b, 0); err != nil {
 				return nil, fmt.Errorf("%s: reading PT_INTERP: %w", name, err)
@@ -66,6 +77,10 @@ func (l *linker) read(name string) (*binaryInfo, error) {
 	}
 	// Files without a dynamic section have neither.
 	info.needed, _ = e.DynString(elf.DT_NEEDED)
+	// libc.so.6 has an interpreter as well, but it also has a name.
+	soname, _ := e.DynString(elf.DT_SONAME)
+	flags, _ := e.DynValue(elf.DT_FLAGS_1)
+	info.program = info.interp != "" && len(soname) == 0 || len(flags) > 0 && elf.DynFlag1(flags[0])&elf.DF_1_PIE != 0
 	runpath, _ := e.DynString(elf.DT_RUNPATH)
 	if len(runpath) == 0 {
 		runpath, _ = e.DynString(elf.DT_RPATH)
@@ -92,6 +107,16 @@ func (l *linker) closure(program string) ([]string, error) {
 	}
 	var found []string
 	if root.interp != "" {
+		// The file says what its interpreter is. It gets a dynamic linker, and
+		// not whatever else it would like to see.
+		interp, err := l.read(root.interp)
+		if err != nil {
+			// Not errNotELF, which would make a script of the program.
+			return nil, fmt.Errorf("%s: its interpreter: %v: %w", program, err, unix.ENOEXEC)
+		}
+		if !interp.shared || interp.program || interp.interp != "" || interp.machine != root.machine {
+			return nil, fmt.Errorf("%s: its interpreter %s is no dynamic linker: %w", program, root.interp, unix.ENOEXEC)
+		}
 		found = append(found, root.interp)
 	}
 	seen := map[string]bool{}
@@ -126,23 +151,23 @@ func (l *linker) closure(program string) ([]string, error) {
 }
 
 // find looks for a library where ld.so does: the needing file's own path, the
-// program's, the cache, the default directories. A file for another machine is
-// passed over.
+// program's, the cache, the default directories. A file for another machine, or
+// one that is no library, is passed over.
 func (l *linker) find(soname string, root, by *binaryInfo) (string, *binaryInfo, error) {
-	var candidates []string
 	if strings.Contains(soname, "/") {
-		candidates = []string{soname}
-	} else {
-		for _, dir := range slices.Concat(by.runpath, root.runpath) {
-			candidates = append(candidates, path.Join(dir, soname))
-		}
-		candidates = append(candidates, l.cached()[soname]...)
-		for _, dir := range defaultLibraryDirs(root.machine) {
-			candidates = append(candidates, path.Join(dir, soname))
-		}
+		return "", nil, fmt.Errorf("a library must be named, not be a path: %w", unix.ENOEXEC)
+	}
+	var candidates []string
+	for _, dir := range slices.Concat(by.runpath, root.runpath) {
+		candidates = append(candidates, path.Join(dir, soname))
+	}
+	candidates = append(candidates, l.cached()[soname]...)
+	for _, dir := range defaultLibraryDirs(root.machine) {
+		candidates = append(candidates, path.Join(dir, soname))
 	}
 	for _, c := range candidates {
-		if info, err := l.read(c); err == nil && info.machine == root.machine {
+		// A program is not made visible by being called a library.
+		if info, err := l.read(c); err == nil && info.machine == root.machine && info.shared && !info.program {
 			return c, info, nil
 		}
 	}

@@ -3,6 +3,7 @@ package isolate
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -34,7 +35,7 @@ var ThisHost = sync.OnceValues(func() (Host, error) {
 		Privileged: os.Geteuid() == 0,
 		UID:        os.Geteuid(),
 		GID:        os.Getegid(),
-		Files:      os.DirFS("/").(fileSystem),
+		Files:      hostFiles{os.DirFS("/").(fileSystem)},
 		closures:   &closureCache{},
 	}
 	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
@@ -46,6 +47,16 @@ var ThisHost = sync.OnceValues(func() (Host, error) {
 	}
 	return h, nil
 })
+
+// hostFiles is the root of the host. Opening a fifo does not wait for its writer.
+type hostFiles struct{ fileSystem }
+
+func (hostFiles) Open(name string) (fs.File, error) {
+	if !fs.ValidPath(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
+	return os.OpenFile("/"+name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+}
 
 // UnsupportedError says that the kernel lacks a feature, and since when Linux
 // has it. It is errors.ErrUnsupported.

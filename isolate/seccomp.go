@@ -59,14 +59,22 @@ const (
 	checkClone
 	checkIoctl
 	checkPersonality
+	checkPrlimit
+	checkSetrlimit
+	checkShmat
 	checkSocket
+	checkSocketpair
 )
 
 var conditional = map[string]check{
 	"clone":       checkClone,
 	"ioctl":       checkIoctl,
 	"personality": checkPersonality,
+	"prlimit64":   checkPrlimit,
+	"setrlimit":   checkSetrlimit,
+	"shmat":       checkShmat,
 	"socket":      checkSocket,
+	"socketpair":  checkSocketpair,
 }
 
 // answeredENOSYS are calls whose absence programs handle: libraries fall back.
@@ -192,14 +200,30 @@ func checks(c check) []unix.SockFilter {
 		return append([]unix.SockFilter{load(argLow(1))}, either(unix.TIOCSTI, no, either(tioclinux, no, yes))...)
 	case checkPersonality:
 		return exactly(0, oneOf([]uint32{0, 0xffffffff}, no))
+	case checkPrlimit: // RLIMIT_CORE may be looked at, not set
+		set := append([]unix.SockFilter{load(argHigh(2))}, either(0, append([]unix.SockFilter{load(argLow(2))}, either(0, yes, no)...), no)...)
+		return append([]unix.SockFilter{load(argLow(1))}, either(unix.RLIMIT_CORE, set, yes)...)
+	case checkSetrlimit:
+		return append([]unix.SockFilter{load(argLow(0))}, either(unix.RLIMIT_CORE, no, yes)...)
+	case checkShmat: // a segment that is written must not be executed
+		return []unix.SockFilter{load(argLow(2)), jump(unix.BPF_JSET, shmExec, 0, 1), ret(refuse), ret(allow)}
 	case checkSocket:
+		internet := exactly(2, oneOf([]uint32{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6}, no))
 		route := exactly(2, oneOf([]uint32{unix.NETLINK_ROUTE}, no))
-		return exactly(0, oneOf([]uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6}, either(unix.AF_NETLINK, route, no)))
+		families := either(unix.AF_NETLINK, route, no)
+		families = either(unix.AF_INET6, internet, families)
+		families = either(unix.AF_INET, internet, families)
+		return exactly(0, either(unix.AF_UNIX, yes, families))
+	case checkSocketpair:
+		return exactly(0, oneOf([]uint32{unix.AF_UNIX}, no))
 	}
 	panic("isolate: bug: no such check")
 }
 
-const tioclinux = 0x541c // ioctl_console(2)
+const (
+	tioclinux = 0x541c // ioctl_console(2)
+	shmExec   = 0x8000 // SHM_EXEC, shmat(2)
+)
 
 // tree is a binary search over the ranges, with A = the number.
 func tree(r []verdictRange) []unix.SockFilter {

@@ -80,8 +80,16 @@ func expected(table []syscallEntry, number uint32, args [6]uint64) uint32 {
 		return permit(uint32(args[1]) != 0x5412 && uint32(args[1]) != 0x541c)
 	case "personality":
 		return permit(args[0] == 0 || args[0] == 0xffffffff)
+	case "prlimit64":
+		return permit(uint32(args[1]) != 4 || args[2] == 0)
+	case "setrlimit":
+		return permit(uint32(args[0]) != 4)
+	case "shmat":
+		return permit(uint32(args[2])&0x8000 == 0)
+	case "socketpair":
+		return permit(args[0] == 1)
 	case "socket":
-		return permit(args[0] == 1 || args[0] == 2 || args[0] == 10 || args[0] == 16 && args[2] == 0)
+		return permit(args[0] == 1 || (args[0] == 2 || args[0] == 10) && slices.Contains([]uint64{0, 1, 6, 17, 58}, args[2]) || args[0] == 16 && args[2] == 0)
 	case "clone3", "memfd_create", "memfd_secret", "execveat", "io_uring_setup", "io_uring_enter", "io_uring_register":
 		return unknown
 	}
@@ -90,7 +98,7 @@ func expected(table []syscallEntry, number uint32, args [6]uint64) uint32 {
 
 // TestFilterAnswersAsTheRules: every number and the corners of the arguments.
 func TestFilterAnswersAsTheRules(t *testing.T) {
-	values := []uint64{0, 1, 2, 3, 9, 10, 11, 15, 16, 17, 0x5411, 0x5412, 0x5413, 0x541c, 0x541d, 0x80, 0x10000, 0x20000, 0x20008, 0x02000000, 0x10000000, 0x7e020000, 0x40000000, 0xfffffffe, 0xffffffff, ^uint64(0)}
+	values := []uint64{0, 1, 2, 3, 4, 5, 6, 7, 17, 58, 59, 0x8000, 9, 10, 11, 15, 16, 17, 0x5411, 0x5412, 0x5413, 0x541c, 0x541d, 0x80, 0x10000, 0x20000, 0x20008, 0x02000000, 0x10000000, 0x7e020000, 0x40000000, 0xfffffffe, 0xffffffff, ^uint64(0)}
 	for _, v := range slices.Clone(values) {
 		values = append(values, v|1<<32)
 	}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -101,6 +102,11 @@ func (v *view) show(name string, want bind) (bind, error) {
 	if err != nil {
 		return bind{}, err
 	}
+	if !want.device {
+		if err := checkTarget(real); err != nil { // wherever the links led
+			return bind{}, err
+		}
+	}
 	want.path = real
 	if want.info, err = v.files.Lstat(real[1:]); err != nil {
 		return bind{}, err
@@ -149,8 +155,36 @@ func (v *view) library(name string) error {
 		return err
 	}
 	for _, c := range closure {
-		if _, err := v.show(c, bind{exec: true}); err != nil {
+		b, err := v.show(c, bind{exec: true})
+		if err == nil && !b.info.Mode().IsRegular() {
+			err = unix.ENOEXEC
+		}
+		if err != nil {
 			return fmt.Errorf("%s needs %s: %w", name, c, err)
+		}
+	}
+	return nil
+}
+
+// writeXorExecute refuses an executable file that the program could write, or
+// replace, by way of a writable mount: below one, or under another name of the
+// same file there. outside is the program's id on the host.
+func (v *view) writeXorExecute(outside int) error {
+	for _, b := range v.binds {
+		if !b.exec {
+			continue
+		}
+		if in, inside := v.below(b.path); inside && in.writable {
+			return fmt.Errorf("%s can be executed and lies in %s, which is writable: what can be written must not be executed", b.path, in.path)
+		}
+		s, ok := b.info.Sys().(*syscall.Stat_t)
+		if !ok || s.Nlink < 2 || !b.info.Mode().IsRegular() || int(s.Uid) != outside && b.info.Mode()&0o022 == 0 {
+			continue
+		}
+		for _, w := range v.binds {
+			if ws, ok := w.info.Sys().(*syscall.Stat_t); ok && w.writable && ws.Dev == s.Dev {
+				return fmt.Errorf("%s can be executed, has %d names and could be written by another one in %s: what can be written must not be executed", b.path, s.Nlink, w.path)
+			}
 		}
 	}
 	return nil

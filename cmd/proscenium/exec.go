@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -158,12 +159,12 @@ The program inherits no environment and no descriptor but 0, 1 and 2.`,
   proscenium exec --memory 64M --cpu 0.5 --timeout 10s --rw ./data --dir "$PWD/data" -- sort -o out in
 
   # A shell with the system's tools, and a report of how it ended:
-  proscenium exec --profile system --report /dev/stderr -- sh -c 'id; ls /'`,
+  proscenium exec --profile system --report - -- sh -c 'id; ls /'`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return e.run(args) },
 	}
 	e.flags.register(cmd)
-	cmd.Flags().StringVar(&e.report, "report", "", "write a JSON report of the end to this file")
+	cmd.Flags().StringVar(&e.report, "report", "", "write a JSON report of the end to this file; - is standard error")
 	return cmd
 }
 
@@ -181,16 +182,18 @@ type report struct {
 }
 
 func (e *execution) run(args []string) error {
+	out, err := openOutput(e.report)
+	if err != nil {
+		return failure{fmt.Errorf("--report: %w", err), exitFailed}
+	}
 	r := report{Program: args[0], Enforced: []string{}}
 	code, err := e.execute(args, &r)
 	if err != nil {
 		r.Reason, r.Error, r.ExitCode = string(handler.FailedToStart), err.Error(), code
 	}
-	if e.report != "" {
-		b, _ := json.MarshalIndent(r, "", "  ")
-		if werr := os.WriteFile(e.report, append(b, '\n'), 0o644); werr != nil && err == nil {
-			err, code = fmt.Errorf("writing the report: %w", werr), exitFailed
-		}
+	b, _ := json.MarshalIndent(r, "", "  ")
+	if werr := out.finish(append(b, '\n')); werr != nil && err == nil {
+		err, code = fmt.Errorf("writing the report: %w", werr), exitFailed
 	}
 	if err != nil {
 		return failure{err, code}
@@ -225,24 +228,40 @@ func (e *execution) execute(args []string, r *report) (int, error) {
 	}
 	defer l.Close()
 
-	cmd := l.Command(context.Background(), program, args[1:]...)
-	cmd.Args[0] = args[0]
-	cmd.Isolation, cmd.Env, cmd.Dir = spec, e.flags.env, e.flags.dir
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-
-	// Before the start, so that no signal is lost; what ends us ends the program.
+	// Before the start, so that no signal is lost: until the program runs they
+	// end the start, then they are the program's.
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	var running atomic.Pointer[handler.Cell]
+	go func() {
+		for s := range signals {
+			if cell := running.Load(); cell != nil {
+				cell.Signal(s.(syscall.Signal))
+			} else {
+				cancel()
+			}
+		}
+	}()
+
+	cmd := l.Command(ctx, program, args[1:]...)
+	cmd.Args[0] = args[0]
+	cmd.Isolation, cmd.Env, cmd.Dir = spec, e.flags.env, e.flags.dir
+	stdio, err := connect(cmd)
+	if err != nil {
+		return exitFailed, err
+	}
 	cell, err := handler.StartCell(cmd, group, limits, handler.Budgets{Wall: e.flags.timeout, CPU: e.flags.cpuTime})
 	if err != nil {
 		return startFailure(program, err), err
 	}
-	go func() {
-		for s := range signals {
-			cell.Signal(s.(syscall.Signal))
-		}
-	}()
+	running.Store(cell)
+	stdio.start()
 	result := cell.Wait()
+	if err := stdio.finish(); err != nil {
+		fmt.Fprintln(os.Stderr, "proscenium:", err)
+	}
 	r.ExitCode, r.Reason, r.Enforced = result.ExitCode, string(result.Reason), cell.Enforced
 	if result.Signal != 0 {
 		r.Signal = unix.SignalName(result.Signal)
@@ -255,10 +274,14 @@ func (e *execution) execute(args []string, r *report) (int, error) {
 // the program itself, 125 is about us.
 func startFailure(program string, err error) int {
 	info, statErr := os.Stat(program)
+	var path *fs.PathError
+	var setup *launcher.SetupError
 	switch {
 	case errors.Is(statErr, fs.ErrNotExist):
 		return exitNotFound
 	case statErr != nil, !info.Mode().IsRegular(), info.Mode()&0o111 == 0, errors.Is(err, unix.ENOEXEC):
+		return exitNotExecutable
+	case errors.As(err, &path) && path.Op == "exec", errors.As(err, &setup) && strings.HasPrefix(setup.Call, "execve("):
 		return exitNotExecutable
 	}
 	return exitFailed

@@ -76,6 +76,10 @@ func (f *runFlags) run(path string) (err error) {
 		return fmt.Errorf("--log-level %q: debug, info, warn or error", f.logLevel)
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	state, err := openOutput(f.stateOut)
+	if err != nil {
+		return fmt.Errorf("--state-out: %w", err)
+	}
 	manifest, err := handler.LoadManifest(path)
 	if err != nil {
 		return err
@@ -123,12 +127,8 @@ func (f *runFlags) run(path string) (err error) {
 	}
 	err = waitOrEnd(a, signals, logger)
 	a.Close()
-	if state, ok := a.State(); f.stateOut != "" && ok {
-		err = errors.Join(err, os.WriteFile(f.stateOut, state, 0o644))
-	} else if f.stateOut != "" {
-		err = errors.Join(err, os.WriteFile(f.stateOut, nil, 0o644))
-	}
-	return err
+	final, _ := a.State() // none is an empty file
+	return errors.Join(err, state.finish(final))
 }
 
 // waitOrEnd waits for the actor, or ends it at a signal: the first kills its
