@@ -412,7 +412,7 @@ func TestDefect20StatusKnowsCPUAndMemory(t *testing.T) {
 
 func TestDefect21TimeoutHasGraceAndReason(t *testing.T) {
 	c := shellConfig()
-	c.Budgets = Budgets{Wall: time.Second, Grace: 300 * time.Millisecond} // a slow machine sets a trap in a second
+	c.Budgets = Budgets{Wall: 1500 * time.Millisecond, Grace: 300 * time.Millisecond} // a slow machine sets a trap in a second
 	sink := collect(t)
 	h := newHandler(t, c, nil)
 	polite := sh(t, h, sink, Raw, "trap 'exit 4' TERM; while :; do sleep 0.01; done")

@@ -163,7 +163,7 @@ func TestCPUBudget(t *testing.T) {
 // ends with its own exit code. Both were timed out.
 func TestGraceThenKill(t *testing.T) {
 	testenv.NoLeaks(t)
-	b := handler.Budgets{Wall: 300 * time.Millisecond, Grace: 300 * time.Millisecond}
+	b := handler.Budgets{Wall: 1500 * time.Millisecond, Grace: 300 * time.Millisecond}
 	stubborn := start(t, cgroup.Limits{}, b, shell, "/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.05; done").wait()
 	if stubborn.Reason != handler.TimedOut || stubborn.Signal != unix.SIGKILL {
 		t.Errorf("stubborn: %s, %v", stubborn.Reason, stubborn.Signal)
