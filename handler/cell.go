@@ -224,12 +224,14 @@ func (c *Cell) wait() {
 }
 
 // reason decides between causes that may have raced. Where the whole tree dies
-// of memory, nothing else can have ended it; otherwise what we intended counts
-// if a signal ended the program, or if it ended by itself when asked to.
+// of memory, nothing else can have ended it (with v1 controllers the program may
+// have ended by itself in the moment between the kernel's kill of a child and
+// ours of the rest); otherwise what we intended counts if a signal ended the
+// program, or if it ended by itself when asked to.
 func (c *Cell) reason(r Result) Reason {
 	intent := c.intent.Load()
 	switch {
-	case r.Stat.OOMKills > 0 && r.Signal == syscall.SIGKILL && (!c.killOne || intent == nil):
+	case r.Stat.OOMKills > 0 && (!c.killOne || r.Signal == syscall.SIGKILL && intent == nil):
 		return OutOfMemory
 	case intent != nil && (r.Signal != 0 || *intent == TimedOut || *intent == CPUTimeUsed):
 		return *intent

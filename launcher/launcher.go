@@ -53,8 +53,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config configures a Launcher. There is nothing to configure yet that a
-// careful default does not serve; the struct keeps Start's signature.
+// Config configures a Launcher. Nothing of it needs configuring: it is there so
+// that Start can keep its signature.
 type Config struct{}
 
 // A Launcher starts programs. Its methods are safe for concurrent use.

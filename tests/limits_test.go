@@ -87,8 +87,10 @@ func TestMemoryHogDiesAtItsLimit(t *testing.T) {
 func TestWholeTreeDies(t *testing.T) {
 	testenv.NoLeaks(t)
 	script := "tail /dev/zero & wait; echo survived"
+	// With v1 controllers the rest dies of our kill, a moment after the first.
+	atOnce := testenv.Group(t).Layout() == "unified"
 	r := start(t, cgroup.Limits{Memory: 32 << 20}, handler.Budgets{Wall: time.Minute}, shell, "/bin/sh", "-c", script)
-	if got := r.wait(); got.Reason != handler.OutOfMemory || strings.Contains(r.out.String(), "survived") {
+	if got := r.wait(); got.Reason != handler.OutOfMemory || atOnce && strings.Contains(r.out.String(), "survived") {
 		t.Errorf("%s, %q", got.Reason, r.out)
 	}
 	r = start(t, cgroup.Limits{Memory: 32 << 20, KillOne: true}, handler.Budgets{Wall: time.Minute}, shell, "/bin/sh", "-c", script)
