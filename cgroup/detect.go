@@ -102,7 +102,7 @@ func parseLayout(mounts, groups []byte) layout {
 				if _, err := os.Stat(named); !known || !ok || err != nil || !slices.Contains(requiredLegacy, c) {
 					continue
 				}
-				l.legacy[c] = hierarchy{mount: named, group: group, name: c}
+				l.legacy[c] = hierarchy{mount: named, group: group}
 			}
 		}
 	}

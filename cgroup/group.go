@@ -52,7 +52,6 @@ import (
 type hierarchy struct {
 	mount string // mount point
 	group string // this host process's group, below mount
-	name  string // the controller that it was asked for, "" for v2
 }
 
 func (h hierarchy) dir() string { return filepath.Join(h.mount, h.group) }

@@ -468,10 +468,13 @@ func TestDefect22EveryOperationIsRecorded(t *testing.T) {
 // the stress over random schedules, under the race detector in CI.
 func TestDefect25OrderUnderAnyInterleaving(t *testing.T) {
 	testenv.NoLeaks(t)
-	for round := range 4 {
+	for round := range 6 {
 		sink := collect(t)
 		c := shellConfig()
 		c.MaxProcesses, c.MaxOutputBuffer = 40, 4096
+		if round >= 4 { // some are timed out in the middle, some while they are killed
+			c.Budgets = Budgets{Wall: time.Duration(1+rand.IntN(30)) * time.Millisecond, Grace: time.Millisecond}
+		}
 		h, err := New(c, testenv.Launcher(t), testenv.Group(t), nil)
 		if err != nil {
 			t.Fatal(err)

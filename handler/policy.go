@@ -137,8 +137,7 @@ func resolve(name string) (string, fs.FileInfo, error) {
 type permit struct {
 	path       string   // of the program, resolved
 	env        []string // NAME=value
-	size       int      // of events
-	stdoutSize int
+	stdoutSize int      // of events
 	stderrSize int
 	spec       isolate.Spec
 }

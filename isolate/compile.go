@@ -58,12 +58,9 @@ func (p *Plan) String() string {
 	return b.String()
 }
 
-// MaxTrees bounds the descriptors that travel with a plan. The kernel takes 253
-// a message (SCM_MAX_FD); init receives them in messages of treesPerMessage.
-const (
-	MaxTrees        = 1000
-	TreesPerMessage = 250
-)
+// TreesPerMessage is how many of them travel in one message: the kernel takes
+// 253 descriptors (SCM_MAX_FD).
+const TreesPerMessage = 250
 
 // Compile turns what a program may do into the system calls that bring it
 // about. It reads the host's files (to find libraries and resolve links) and
@@ -208,7 +205,6 @@ type compiler struct {
 	init    []*Call
 
 	receive []*Call // the recvmsg calls that bring the trees
-	trees   *block  // control buffer of the current one
 }
 
 func (c *compiler) add(call *Call) *Call {

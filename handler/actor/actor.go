@@ -49,12 +49,11 @@ type Config struct {
 
 // Bounds of what a guest may make the host hold.
 const (
-	maxModule    = 64 << 20 // bytes of the module
-	maxState     = 64 << 20 // bytes of state
-	maxError     = 4 << 10  // bytes of an err that goes into the guest
-	copyBudget   = 4 << 20  // bytes copied out of the guest in one call of an import
-	wasmPage     = 64 << 10
-	callDeadline = 10 * time.Second // for loading, where the manifest has none
+	maxModule  = 64 << 20 // bytes of the module
+	maxState   = 64 << 20 // bytes of state
+	maxError   = 4 << 10  // bytes of an err that goes into the guest
+	copyBudget = 4 << 20  // bytes copied out of the guest in one call of an import
+	wasmPage   = 64 << 10
 )
 
 // An Actor is a guest that runs. It is the sink of its processes' events.
