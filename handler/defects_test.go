@@ -460,9 +460,53 @@ func TestDefect22EveryOperationIsRecorded(t *testing.T) {
 	}
 }
 
-// Defect 23 was a panic that a guest could reach: package actor's hostile guests
-// look for those. Defect 24, errors as text only: Denial, ErrExited and their
-// like are asked for with errors.Is and errors.As above.
+// The predecessor panicked, and left the child, when a program was started at a
+// wrong moment. (What guests can pass is package actor's hostile guests' matter.)
+func TestDefect23AStartAtAWrongMomentIsAnError(t *testing.T) {
+	testenv.NoLeaks(t)
+	h, err := New(shellConfig(), testenv.Launcher(t), testenv.Group(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancelled, cancel := context.WithCancel(context.Background())
+	cancel()
+	r := ProcessConfig{Program: "/bin/sh", Args: []string{"-c", "sleep 1000"}}
+	if _, err := h.Spawn(cancelled, r, Discard); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled before the start: %v", err)
+	}
+	wait(t, h) // what did not start is not waited for
+	h.Drain()
+	if _, err := h.Spawn(context.Background(), r, Discard); !errors.Is(err, ErrClosed) {
+		t.Errorf("while draining: %v", err)
+	}
+	h.Close()
+	if _, err := h.Spawn(context.Background(), r, Discard); !errors.Is(err, ErrClosed) {
+		t.Errorf("after the close: %v", err)
+	}
+}
+
+func TestDefect24ErrorsCanBeToldApart(t *testing.T) {
+	h := newHandler(t, shellConfig(), nil)
+	_, denied := h.Spawn(context.Background(), ProcessConfig{Program: "/usr/bin/id"}, Discard)
+	var d *Denial
+	if !errors.As(denied, &d) || d.Rule != "allowed_programs" {
+		t.Errorf("%v", denied)
+	}
+	id := sh(t, h, Discard, Raw, "read x")
+	h.CloseStdin(id)
+	if err := h.CloseStdin(id); !errors.Is(err, ErrStdinClosed) && !errors.Is(err, ErrExited) {
+		t.Errorf("a second close: %v", err)
+	}
+	wait(t, h)
+	for what, err := range map[string]error{"kill": h.Kill(id), "signal": h.Signal(id, 15), "close": h.CloseStdin(id)} {
+		if !errors.Is(err, ErrExited) {
+			t.Errorf("%s after the exit: %v", what, err)
+		}
+	}
+	if _, err := h.Status(id + 1); !errors.Is(err, ErrNoProcess) {
+		t.Errorf("no such process: %v", err)
+	}
+}
 
 // Defect 25: there is an order within each stream and exits are last; this is
 // the stress over random schedules, under the race detector in CI.

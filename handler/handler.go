@@ -170,6 +170,7 @@ func (h *Handler) spawn(ctx context.Context, r ProcessConfig, sink Sink, e *Even
 	cmd.Args[0] = r.Program
 	cmd.Env, cmd.Dir, cmd.Isolation = m.env, r.Cwd, m.spec
 	if err := p.attach(cmd, m); err != nil {
+		p.discard()
 		h.unreserve()
 		return 0, nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/proscenium-dev/proscenium/launcher"
 	"golang.org/x/sys/unix"
 )
 
@@ -86,37 +87,29 @@ func growPipe(f *os.File) {
 	})
 }
 
-// attach makes the pipes, with the launcher's command.
-func (p *process) attach(cell cellPipes, m *permit) error {
-	stdout, err := cell.StdoutPipe()
+// attach makes the pipes of the command. After an error, discard what it made.
+func (p *process) attach(cmd *launcher.Cmd, m *permit) error {
+	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return err
-	}
-	stderr, err := cell.StderrPipe()
-	if err != nil {
-		stdout.Close()
 		return err
 	}
 	growPipe(stdout)
-	growPipe(stderr)
 	p.streams[0] = newStream(p, "stdout", stdout, p.request.StdoutMode, m.stdoutSize)
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	growPipe(stderr)
 	p.streams[1] = newStream(p, "stderr", stderr, p.request.StderrMode, m.stderrSize)
 	if p.h.policy.config.StdinNull {
 		return nil
 	}
-	in, err := cell.StdinPipe()
+	in, err := cmd.StdinPipe()
 	if err != nil {
 		return err
 	}
 	p.stdin = newStdin(p, in)
 	return nil
-}
-
-// cellPipes is what attach needs of a launcher.Cmd.
-type cellPipes interface {
-	StdinPipe() (*os.File, error)
-	StdoutPipe() (*os.File, error)
-	StderrPipe() (*os.File, error)
 }
 
 // discard closes what attach opened, of a process that did not start.
