@@ -3,7 +3,7 @@
 //
 //	g, err := cgroup.Open()                            // where we may make groups, or why nowhere
 //	leaf, err := g.New("sort-1", cgroup.Limits{Memory: 64 << 20, CPU: 0.5})
-//	cmd.Cgroup, cmd.CgroupProcs = leaf.File(), leaf.Procs()
+//	cmd.Cgroup, cmd.CgroupTasks = leaf.File(), leaf.Tasks()
 //	…
 //	leaf.Stat(); leaf.Kill(); leaf.Close()
 //

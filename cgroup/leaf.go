@@ -20,7 +20,7 @@ type Leaf struct {
 	limits   Limits
 	dirs     []string // every directory of the leaf, v2 first
 	unified  *os.File // the v2 directory
-	procs    []*os.File
+	tasks    []*os.File
 	stats    statFiles
 	oom      *oomWatch // v1 only
 	enforced []string
@@ -86,11 +86,11 @@ func (l *Leaf) openLegacy(g *Group) error {
 	}
 	slices.Sort(groups)
 	for _, group := range slices.Compact(groups) {
-		f, err := os.OpenFile(filepath.Join(group, "cgroup.procs"), os.O_WRONLY, 0)
+		f, err := os.OpenFile(filepath.Join(group, "tasks"), os.O_WRONLY, 0)
 		if err != nil {
 			return err
 		}
-		l.procs = append(l.procs, f)
+		l.tasks = append(l.tasks, f)
 	}
 	if err := l.stats.openLegacy(dir("memory"), dir("cpu"), dir("cpuacct"), dir("pids")); err != nil {
 		return err
@@ -126,8 +126,9 @@ func (l *Leaf) Limits() Limits { return l.limits }
 // where there is no v2. It stays the leaf's.
 func (l *Leaf) File() *os.File { return l.unified }
 
-// Procs are the cgroup.procs files of the v1 groups. They stay the leaf's.
-func (l *Leaf) Procs() []*os.File { return l.procs }
+// Tasks are the tasks files of the v1 groups, open for writing. They stay the
+// leaf's.
+func (l *Leaf) Tasks() []*os.File { return l.tasks }
 
 // Path is the leaf's directory: the v2 one where there is one.
 func (l *Leaf) Path() string { return l.dirs[0] }
@@ -167,7 +168,7 @@ func (l *Leaf) Close() error {
 	l.closed = true
 	l.oom.close()
 	l.stats.close()
-	for _, f := range l.procs {
+	for _, f := range l.tasks {
 		f.Close()
 	}
 	if l.unified != nil {

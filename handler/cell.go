@@ -93,7 +93,7 @@ func StartCell(cmd *launcher.Cmd, group *cgroup.Group, limits cgroup.Limits, bud
 			return nil, err
 		}
 		c.Leaf = leaf
-		cmd.Cgroup, cmd.CgroupProcs = leaf.File(), leaf.Procs()
+		cmd.Cgroup, cmd.CgroupTasks = leaf.File(), leaf.Tasks()
 	}
 	c.started = time.Now()
 	if err := cmd.Start(); err != nil {

@@ -15,8 +15,6 @@ type Call struct {
 	Name     string
 	Args     []Arg
 	Tolerate unix.Errno // 0: every errno is a failure
-
-	control *block // of a recvmsg: where the descriptors arrive
 }
 
 // String prints the call as strace would.
@@ -144,7 +142,9 @@ var numbers = map[string]uintptr{
 	"chdir":          unix.SYS_CHDIR,
 	"close":          unix.SYS_CLOSE,
 	"close_range":    unix.SYS_CLOSE_RANGE,
+	"dup3":           unix.SYS_DUP3,
 	"execve":         unix.SYS_EXECVE,
+	"execveat":       unix.SYS_EXECVEAT,
 	"exit_group":     unix.SYS_EXIT_GROUP,
 	"fchdir":         unix.SYS_FCHDIR,
 	"fsconfig":       unix.SYS_FSCONFIG,
@@ -166,7 +166,9 @@ var numbers = map[string]uintptr{
 	"rt_sigprocmask": unix.SYS_RT_SIGPROCMASK,
 	"seccomp":        unix.SYS_SECCOMP,
 	"sendmsg":        unix.SYS_SENDMSG,
+	"sendto":         unix.SYS_SENDTO,
 	"sethostname":    unix.SYS_SETHOSTNAME,
+	"setns":          unix.SYS_SETNS,
 	"setsid":         unix.SYS_SETSID,
 	"symlinkat":      unix.SYS_SYMLINKAT,
 	"umount2":        unix.SYS_UMOUNT2,
@@ -219,6 +221,7 @@ var constants = map[string]uint64{
 	"O_DIRECTORY":              unix.O_DIRECTORY,
 	"O_EXCL":                   unix.O_EXCL,
 	"O_PATH":                   unix.O_PATH,
+	"O_RDONLY":                 unix.O_RDONLY,
 	"O_WRONLY":                 unix.O_WRONLY,
 	"PR_CAPBSET_DROP":          unix.PR_CAPBSET_DROP,
 	"PR_CAP_AMBIENT":           unix.PR_CAP_AMBIENT,

@@ -19,11 +19,18 @@ type Plan struct {
 	// StageOne clones into the namespaces; StageTwo sets the cell up, starts
 	// the program and waits for it.
 	StageOne, StageTwo Sequence
+	// SetUp is what of StageTwo a warm cell does ahead; then StageTwo is the
+	// rest. Otherwise it is empty.
+	SetUp Sequence
+	// FreshNetwork is a launcher that makes the network namespace ahead, off
+	// the path of the start; else stage one's clone does.
+	FreshNetwork bool
 	// Enforced is what holds once the program runs.
 	Enforced Enforced
 
 	privileged bool
 	uid, gid   int // outside
+	chdir      int // the Child call that opens the working directory
 }
 
 // A Tree is a file or directory of the host that the plan mounts.
@@ -48,11 +55,14 @@ func (p *Plan) String() string {
 	if p.privileged {
 		fmt.Fprintf(&b, "launcher: setgroups(0), setgid(%d), setuid(%d)\n", p.gid, p.uid)
 	}
+	if p.FreshNetwork {
+		b.WriteString("launcher: unshare(CLONE_NEWNET)\n")
+	}
 	b.WriteString("launcher: vfork into the control group, prctl(PR_SET_PDEATHSIG, SIGKILL), execve(init)\n")
 	for line := range strings.Lines(p.StageOne.String()) {
 		b.WriteString("stage one: " + line)
 	}
-	for line := range strings.Lines(p.StageTwo.String()) {
+	for line := range strings.Lines(p.SetUp.String() + p.StageTwo.String()) {
 		b.WriteString("init: " + line)
 	}
 	return b.String()
@@ -63,28 +73,18 @@ func (p *Plan) String() string {
 const TreesPerMessage = 250
 
 // Compile turns what a program may do into the system calls that bring it
-// about. It reads the host's files (to find libraries and resolve links) and
-// changes nothing. All faults of the spec and the program are reported together.
+// about, all of them: Prepare and Plan in one. It reads the host's files (to
+// find libraries and resolve links) and changes nothing. All faults of the spec
+// and the program are reported together.
 func Compile(spec Spec, program Program, host Host) (*Plan, error) {
-	if err := errors.Join(spec.check(), program.check()); err != nil {
+	if err := errors.Join(spec.check(), checkPath("program", program.Path), program.check()); err != nil {
 		return nil, err
 	}
-	c := compiler{spec: spec.withDefaults(), program: program, host: host, view: newView(host.Files, host.closures)}
-	if err := c.fillView(); err != nil {
+	p, err := Prepare(spec, program.Path, host)
+	if err != nil {
 		return nil, err
 	}
-	c.plan = &Plan{privileged: host.Privileged, uid: host.UID, gid: host.GID}
-	if host.Privileged {
-		c.plan.uid, c.plan.gid = c.spec.HostUID, c.spec.HostGID
-	}
-	if err := c.view.writeXorExecute(c.plan.uid); err != nil {
-		return nil, err
-	}
-	c.stageOne()
-	if err := c.stageTwo(); err != nil {
-		return nil, err
-	}
-	return c.plan, nil
+	return p.Plan(program, Given{})
 }
 
 func (s Spec) withDefaults() Spec {
@@ -149,7 +149,6 @@ func (s Spec) check() error {
 
 func (p Program) check() error {
 	var faults []error
-	faults = append(faults, checkPath("program", p.Path))
 	if p.Dir != "" {
 		faults = append(faults, checkPath("working directory", p.Dir))
 	}
@@ -196,15 +195,52 @@ func checkTarget(p string) error {
 	return nil
 }
 
+// A compiler makes the plans of a profile.
 type compiler struct {
-	spec    Spec
-	program Program
-	host    Host
-	view    *view
-	plan    *Plan
-	init    []*Call
+	*Profile
+	given Given
+	plan  *Plan
+	init  []*Call
 
-	receive []*Call // the recvmsg calls that bring the trees
+	trees      []*block // where the trees arrive
+	asTemplate bool     // the root for a template, without what no two programs share
+}
+
+func (c *compiler) compile() error {
+	c.stageOne(c.namespaces())
+	if err := c.stageTwo(); err != nil {
+		return err
+	}
+	if c.given.Warm {
+		c.plan.SetUp.Init = c.init
+	} else {
+		c.plan.StageTwo.Init = c.init
+	}
+	c.plan.FreshNetwork = c.freshNetwork()
+	c.enforced()
+	return nil
+}
+
+// freshNetwork: a privileged host's launcher makes network namespaces, the
+// dearest of all, ahead. They are then owned by the host's user namespace, in
+// which the program is nobody.
+func (p *Profile) freshNetwork() bool {
+	return p.host.Privileged && p.spec.Network == NetworkNone
+}
+
+// with is the plan for one program. What does not depend on it is shared.
+func (p *Plan) with(program Program) *Plan {
+	with := *p
+	s := &with.StageTwo
+	s.Child = slices.Clone(s.Child)
+	dir := program.Dir
+	if dir == "" {
+		dir = "/"
+	}
+	s.Child[p.chdir] = openDirectory(dir)
+	s.Child[p.chdir+1] = sys("fchdir", resultOf(s.Child[p.chdir]))
+	s.Child[len(s.Child)-1] = execve(program)
+	return &with
 }
 
 func (c *compiler) add(call *Call) *Call {
@@ -213,26 +249,26 @@ func (c *compiler) add(call *Call) *Call {
 }
 
 // fillView decides what exists for the program.
-func (c *compiler) fillView() error {
-	v := c.view
-	if err := v.data(c.spec.UID, c.spec.GID, c.spec.Network); err != nil {
+func (p *Profile) fillView() error {
+	v := p.view
+	if err := v.data(p.spec.UID, p.spec.GID, p.spec.Network); err != nil {
 		return err
 	}
 	v.mergedLinks()
-	if c.spec.View == ViewSystem {
+	if p.spec.View == ViewSystem {
 		if err := v.system(); err != nil {
 			return err
 		}
 	}
-	for _, p := range append(slices.Clone(c.spec.Allow), c.program.Path) {
-		if err := v.program(p); err != nil {
+	for _, name := range append(slices.Clone(p.spec.Allow), p.program) {
+		if err := v.program(name); err != nil {
 			return err
 		}
 	}
-	if err := v.runnable(c.program.Path); err != nil {
+	if err := v.runnable(p.program); err != nil {
 		return err
 	}
-	for _, m := range c.spec.Mounts {
+	for _, m := range p.spec.Mounts {
 		if m, ok := m.(bindMount); ok {
 			if _, err := v.show(m.path, bind{writable: m.writable}); err != nil {
 				return fmt.Errorf("mount %s: %w", m.path, err)
@@ -256,7 +292,7 @@ func (c *compiler) fillView() error {
 // programs counts what may be started.
 func (c *compiler) programs() int {
 	distinct := map[string]bool{}
-	for _, p := range append(slices.Clone(c.spec.Allow), c.program.Path) {
+	for _, p := range append(slices.Clone(c.spec.Allow), c.program) {
 		if real, err := c.view.resolve(p); err == nil {
 			distinct[real] = true
 		}
@@ -268,7 +304,7 @@ func (c *compiler) enforced() {
 	add := func(format string, args ...any) {
 		c.plan.Enforced = append(c.plan.Enforced, fmt.Sprintf(format, args...))
 	}
-	add("namespaces: %s", strings.ReplaceAll(c.namespaces(), "CLONE_NEW", ""))
+	add("namespaces: %s", strings.ReplaceAll(allNamespaces(c.spec.Network), "CLONE_NEW", ""))
 	if c.spec.Network == NetworkHost {
 		add("network: the host's, by request")
 	}
@@ -277,7 +313,7 @@ func (c *compiler) enforced() {
 	} else {
 		add("view: %d allowed program(s) with what they need, read-only; what can be written cannot be executed", c.programs())
 	}
-	add("identity: uid %d inside, %d outside; no capabilities; no_new_privs", c.spec.UID, c.plan.uid)
+	add("identity: uid %d inside, %d outside; no capabilities; no_new_privs", c.spec.UID, c.uid)
 	if c.spec.Seccomp == SeccompHardened {
 		add("system calls: hardened filter")
 	} else {

@@ -24,19 +24,16 @@ type Host struct {
 	LastCap int
 	// Files is the root of the file system.
 	Files fileSystem
-
-	closures *closureCache
 }
 
 // ThisHost describes the running machine. The answer does not change while a
-// process lives, but for Files, which is read anew by each Compile.
+// process lives, but for Files, which is read anew by each Prepare.
 var ThisHost = sync.OnceValues(func() (Host, error) {
 	h := Host{
 		Privileged: os.Geteuid() == 0,
 		UID:        os.Geteuid(),
 		GID:        os.Getegid(),
 		Files:      hostFiles{os.DirFS("/").(fileSystem)},
-		closures:   &closureCache{},
 	}
 	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
 	if err != nil {

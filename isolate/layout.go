@@ -12,12 +12,13 @@ import (
 // clone; in the child the Child calls, the last of which is an execve; in the
 // parent, once the child has passed its execve, the Parent calls. After them
 // init waits for the child and reports its end, unless the last Parent call
-// ended init itself.
+// ended init itself. Without a clone, init reads another sequence after the Init
+// calls.
 //
 // The first call that fails ends everything; init reports which one it was.
 type Sequence struct {
 	Init   []*Call
-	Clone  Arg // flags
+	Clone  Arg // flags; zero: none
 	Child  []*Call
 	Parent []*Call
 
@@ -64,6 +65,8 @@ const (
 	RecordStarted  = 3 // the program runs; its pidfd comes along
 	RecordCloned   = 4 // init exists; its pidfd comes along
 	RecordLaunched = 5 // from the launcher: stage one ended with wait status Value, or did not start for Errno
+	RecordTemplate = 6 // a template is made; its user and mount namespaces come along
+	RecordReady    = 7 // a warm cell is set up, and waits for its program
 )
 
 // Encode writes the record as init does.
@@ -111,7 +114,9 @@ func (s *Sequence) String() string {
 	for _, c := range s.Init {
 		fmt.Fprintln(&b, c)
 	}
-	fmt.Fprintf(&b, "clone(%s)\n", s.Clone.text)
+	if s.Clone.number != 0 {
+		fmt.Fprintf(&b, "clone(%s)\n", s.Clone.text)
+	}
 	for _, c := range s.Child {
 		fmt.Fprintf(&b, "  child: %s\n", c)
 	}

@@ -33,19 +33,14 @@ func (c *compiler) root() {
 	c.add(sys("fchdir", resultOf(root)))
 
 	// In two steps: what lies in /tmp needs /tmp to be there.
-	tmpfs := c.tmpfs()
-	inTmpfs := func(name string) bool {
-		return slices.ContainsFunc(tmpfs, func(t tmpfsMount) bool { return strings.HasPrefix(name, t.path+"/") })
-	}
 	s := c.skeleton(binds)
-	c.make(s, func(name string) bool { return !inTmpfs(name) })
-	// proc before the old root goes: the kernel wants to see one that is whole.
-	c.add(sys("mount", str("proc"), str("proc"), str("proc"), flags("MS_RDONLY|MS_NOSUID|MS_NODEV|MS_NOEXEC"), str("subset=pid,hidepid=invisible")))
-	for _, t := range tmpfs {
-		options := fmt.Sprintf("mode=1777,size=%d,nr_inodes=65536", t.size)
-		c.add(sys("mount", str("tmpfs"), str(t.path[1:]), str("tmpfs"), flags("MS_NOSUID|MS_NODEV|MS_NOEXEC"), str(options)))
+	c.make(s, func(name string) bool { return !c.inTmpfs(name) })
+	if c.asTemplate {
+		c.mountProc()
+	} else {
+		c.ownMounts()
 	}
-	c.make(s, inTmpfs)
+	c.make(s, c.inTmpfs)
 	for i, b := range binds {
 		c.bind(i, b)
 	}
@@ -54,6 +49,26 @@ func (c *compiler) root() {
 	c.add(sys("pivot_root", str("."), str(".")))
 	c.add(sys("umount2", str("."), flags("MNT_DETACH")))
 	c.add(sys("chdir", str("/")))
+}
+
+// ownMounts are those that no two programs share. Their paths are relative to
+// the new root, where init is. (proc before the old root goes: the kernel wants to
+// see one that is whole.)
+func (c *compiler) ownMounts() {
+	c.mountProc()
+	for _, t := range c.tmpfs() {
+		options := fmt.Sprintf("mode=1777,size=%d,nr_inodes=65536", t.size)
+		c.add(sys("mount", str("tmpfs"), str(t.path[1:]), str("tmpfs"), flags("MS_NOSUID|MS_NODEV|MS_NOEXEC"), str(options)))
+	}
+}
+
+func (c *compiler) mountProc() {
+	c.add(sys("mount", str("proc"), str("proc"), str("proc"), flags("MS_RDONLY|MS_NOSUID|MS_NODEV|MS_NOEXEC"), str("subset=pid,hidepid=invisible")))
+}
+
+// inTmpfs says whether the name lies in a directory in memory.
+func (c *compiler) inTmpfs(name string) bool {
+	return slices.ContainsFunc(c.tmpfs(), func(t tmpfsMount) bool { return strings.HasPrefix(name, t.path+"/") })
 }
 
 const attributesSize = 32
@@ -77,12 +92,9 @@ func (c *compiler) receiveTrees(binds []bind) {
 		c.plan.Trees = append(c.plan.Trees, Tree{b.path, b.info})
 	}
 	for left := len(binds); left > 0; left -= TreesPerMessage {
-		n := min(left, TreesPerMessage)
-		control := &block{bytes: make([]byte, unix.CmsgSpace(4*n))}
-		iov := &block{words: []Arg{at(&block{bytes: make([]byte, 8)}, 0, ""), num(8)}}
-		message := &block{words: []Arg{null, num(0), at(iov, 0, ""), num(1), at(control, 0, ""), num(int64(len(control.bytes))), num(0)}}
-		c.receive = append(c.receive, c.add(sys("recvmsg", num(3), at(message, 0, fmt.Sprintf("{SCM_RIGHTS=[%d trees]}", n)), flags("MSG_CMSG_CLOEXEC"))))
-		c.receive[len(c.receive)-1].control = control
+		receive, control := receiveMessage(min(left, TreesPerMessage), "trees")
+		c.add(receive)
+		c.trees = append(c.trees, control)
 	}
 }
 
@@ -90,8 +102,7 @@ func (c *compiler) receiveTrees(binds []bind) {
 func (c *compiler) bind(i int, b bind) {
 	var tree Arg
 	if c.host.Privileged {
-		control := c.receive[i/TreesPerMessage].control
-		tree = received(control, unix.CmsgLen(0)+4*(i%TreesPerMessage), fmt.Sprintf("tree %d", i))
+		tree = received(c.trees[i/TreesPerMessage], unix.CmsgLen(0)+4*(i%TreesPerMessage), fmt.Sprintf("tree %d", i))
 	} else {
 		// An ordinary user's own paths are open to init as well: the same
 		// file, found again without following any link.
@@ -134,16 +145,16 @@ func openHow(names string, resolve uint64, resolveText string) Arg {
 }
 
 // tmpfs are the directories in memory: the profile's and the spec's.
-func (c *compiler) tmpfs() []tmpfsMount {
-	list := []tmpfsMount{{"/dev/shm", c.spec.TmpSize}, {"/tmp", c.spec.TmpSize}}
-	for _, m := range c.spec.Mounts {
+func (p *Profile) tmpfs() []tmpfsMount {
+	list := []tmpfsMount{{"/dev/shm", p.spec.TmpSize}, {"/tmp", p.spec.TmpSize}}
+	for _, m := range p.spec.Mounts {
 		if m, ok := m.(tmpfsMount); ok {
 			m.path = path.Clean(m.path)
 			list = slices.DeleteFunc(list, func(t tmpfsMount) bool { return t.path == m.path })
 			list = append(list, m)
 		}
 	}
-	list = slices.DeleteFunc(list, func(t tmpfsMount) bool { _, shown := c.view.binds[t.path]; return shown })
+	list = slices.DeleteFunc(list, func(t tmpfsMount) bool { _, shown := p.view.binds[t.path]; return shown })
 	slices.SortFunc(list, func(a, b tmpfsMount) int { return strings.Compare(a.path, b.path) })
 	return list
 }

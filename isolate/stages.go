@@ -3,6 +3,7 @@ package isolate
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -10,11 +11,20 @@ import (
 // The two stages of a start: into the namespaces; then, as PID 1 in them, the
 // set-up, the program, and its supervision.
 
-// namespaces is the clone's flags for this spec.
-func (c *compiler) namespaces() string {
+// allNamespaces are the program's own.
+func allNamespaces(network Network) string {
 	ns := "CLONE_NEWUSER|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC|CLONE_NEWUTS|CLONE_NEWCGROUP"
-	if c.spec.Network == NetworkNone {
+	if network == NetworkNone {
 		ns += "|CLONE_NEWNET"
+	}
+	return ns
+}
+
+// namespaces are those that stage one's clone makes.
+func (c *compiler) namespaces() string {
+	ns := allNamespaces(c.spec.Network)
+	if c.freshNetwork() {
+		ns = strings.TrimSuffix(ns, "|CLONE_NEWNET")
 	}
 	return ns
 }
@@ -23,9 +33,22 @@ func (c *compiler) namespaces() string {
 // which needs no privilege because it maps its own id, keeps its capabilities
 // over the exec by way of the ambient set (inside it is not root), and becomes
 // init. Stage one sends init's pidfd to the host and ends.
-func (c *compiler) stageOne() {
+func (c *compiler) stageOne(namespaces string) {
 	s := &c.plan.StageOne
-	s.Clone = flags("CLONE_PARENT|CLONE_VM|CLONE_VFORK|CLONE_PIDFD|" + c.namespaces())
+	first := func(call *Call) *Call {
+		s.Init = append(s.Init, call)
+		return call
+	}
+	// By descriptor: a template has neither our /proc nor our image.
+	proc := first(sys("openat", flags("AT_FDCWD"), str("/proc"), flags("O_PATH|O_DIRECTORY|O_CLOEXEC"), num(0)))
+	image := first(sys("openat", resultOf(proc), str("self/exe"), flags("O_PATH|O_CLOEXEC"), num(0)))
+	outer := [2]int{c.uid, c.gid}
+	if c.given.Template {
+		c.enterTemplate(first)
+		outer = [2]int{c.spec.UID, c.spec.GID} // as the template calls them
+	}
+
+	s.Clone = flags("CLONE_PARENT|CLONE_VM|CLONE_VFORK|CLONE_PIDFD|" + namespaces)
 	child := func(call *Call) *Call {
 		s.Child = append(s.Child, call)
 		return call
@@ -34,11 +57,11 @@ func (c *compiler) stageOne() {
 	for _, m := range []struct {
 		file, text string
 	}{
-		{"/proc/self/setgroups", "deny"},
-		{"/proc/self/uid_map", fmt.Sprintf("%d %d 1\n", c.spec.UID, c.plan.uid)},
-		{"/proc/self/gid_map", fmt.Sprintf("%d %d 1\n", c.spec.GID, c.plan.gid)},
+		{"self/setgroups", "deny"},
+		{"self/uid_map", fmt.Sprintf("%d %d 1", c.spec.UID, outer[0])},
+		{"self/gid_map", fmt.Sprintf("%d %d 1", c.spec.GID, outer[1])},
 	} {
-		fd := child(sys("openat", flags("AT_FDCWD"), str(m.file), flags("O_WRONLY|O_CLOEXEC"), num(0)))
+		fd := child(sys("openat", resultOf(proc), str(m.file), flags("O_WRONLY|O_CLOEXEC"), num(0)))
 		child(sys("write", resultOf(fd), str(m.text), num(int64(len(m.text)))))
 	}
 	inheritable := capabilityBlock(c.host.LastCap)
@@ -48,7 +71,7 @@ func (c *compiler) stageOne() {
 			child(sys("prctl", flags("PR_CAP_AMBIENT"), flags("PR_CAP_AMBIENT_RAISE"), num(int64(n)), num(0), num(0)))
 		}
 	}
-	child(sys("execve", str("/proc/self/exe"), stringArray([]string{"init"}, false), null))
+	child(sys("execveat", resultOf(image), str(""), stringArray([]string{"init"}, false), null, flags("AT_EMPTY_PATH")))
 	s.Parent = []*Call{
 		c.sendPidfd(s, RecordCloned),
 		sys("exit_group", num(0)),
@@ -59,11 +82,27 @@ func (c *compiler) stageOne() {
 func (c *compiler) sendPidfd(s *Sequence, kind uint64) *Call {
 	control := &block{bytes: controlMessage(1)}
 	s.pidfd = at(control, unix.CmsgLen(0), "&pidfd")
-	record := &block{bytes: Record{Kind: kind}.Encode()}
-	iov := &block{words: []Arg{at(record, 0, ""), num(RecordSize)}}
+	return sendRecord(kind, control, "pidfd")
+}
+
+// sendRecord sends a record to the host with the descriptors in control.
+func sendRecord(kind uint64, control *block, what string) *Call {
+	iov := &block{words: []Arg{recordArg(kind), num(RecordSize)}}
 	message := &block{words: []Arg{null, num(0), at(iov, 0, ""), num(1), at(control, 0, ""), num(int64(len(control.bytes))), num(0)}}
-	text := map[uint64]string{RecordCloned: "cloned", RecordStarted: "started"}[kind]
-	return sys("sendmsg", num(3), at(message, 0, "{"+text+", SCM_RIGHTS=[pidfd]}"), flags("MSG_NOSIGNAL"))
+	return sys("sendmsg", num(3), at(message, 0, "{"+recordArg(kind).text+", SCM_RIGHTS=["+what+"]}"), flags("MSG_NOSIGNAL"))
+}
+
+func recordArg(kind uint64) Arg {
+	text := map[uint64]string{RecordCloned: "cloned", RecordStarted: "started", RecordTemplate: "template", RecordReady: "ready"}[kind]
+	return at(&block{bytes: Record{Kind: kind}.Encode()}, 0, text)
+}
+
+// receiveMessage receives n descriptors, which control then has.
+func receiveMessage(n int, what string) (call *Call, control *block) {
+	control = &block{bytes: make([]byte, unix.CmsgSpace(4*n))}
+	iov := &block{words: []Arg{at(&block{bytes: make([]byte, 8)}, 0, ""), num(8)}}
+	message := &block{words: []Arg{null, num(0), at(iov, 0, ""), num(1), at(control, 0, ""), num(int64(len(control.bytes))), num(0)}}
+	return sys("recvmsg", num(3), at(message, 0, fmt.Sprintf("{SCM_RIGHTS=[%d %s]}", n, what)), flags("MSG_CMSG_CLOEXEC")), control
 }
 
 // controlMessage is room for n descriptors, with the header of SCM_RIGHTS.
@@ -106,22 +145,46 @@ func capabilityBlock(last int) *block {
 
 // stageTwo sets up the cell from inside, as PID 1.
 func (c *compiler) stageTwo() error {
-	// First of all: while init is dumpable, a program with the same ids could
-	// read its memory and forge its reports.
+	c.identify()
+	c.add(sys("sethostname", str(c.spec.Hostname), num(int64(len(c.spec.Hostname)))))
+	c.join()
+	if c.given.Template {
+		c.ownMounts()
+	} else {
+		c.root()
+	}
+	c.limits()
+	c.privileges()
+	if c.given.Warm {
+		c.add(sys("sendto", num(3), recordArg(RecordReady), num(RecordSize), flags("MSG_NOSIGNAL"), null, num(0)))
+	}
+	return c.start()
+}
+
+// identify comes first of all: while init is dumpable, a program with the same
+// ids could read its memory and forge its reports.
+func (c *compiler) identify() {
 	c.add(sys("prctl", flags("PR_SET_DUMPABLE"), num(0)))
 	c.add(sys("prctl", flags("PR_SET_PDEATHSIG"), flags("SIGKILL"))) // cleared by the exec's change of capabilities
 	c.add(sys("prctl", flags("PR_SET_NAME"), str("init")))
-	c.add(sys("sethostname", str(c.spec.Hostname), num(int64(len(c.spec.Hostname)))))
 	c.add(sys("umask", octal(0)))
-	c.root()
-	c.limits()
-	c.privileges()
-	if err := c.start(); err != nil {
-		return err
+}
+
+// join puts init into its v1 control groups. A process that moves itself and
+// no other, by "0" in the tasks file, does not wait for the kernel's lock over
+// all forks (cgroup_attach_lock, half a millisecond). The right to do it is that
+// of the host, which opened the files.
+func (c *compiler) join() {
+	if c.given.Groups == 0 {
+		return
 	}
-	c.plan.StageTwo.Init = c.init
-	c.enforced()
-	return nil
+	receive, control := receiveMessage(c.given.Groups, "groups")
+	c.add(receive)
+	for i := range c.given.Groups {
+		group := received(control, unix.CmsgLen(0)+4*i, fmt.Sprintf("tasks of group %d", i))
+		c.add(sys("write", group, str("0"), num(1)))
+		c.add(sys("close", group))
+	}
 }
 
 // limits that are no control group's.
@@ -159,6 +222,17 @@ func (c *compiler) privileges() {
 	}
 }
 
+// openDirectory opens the working directory inside the new root, and not by way
+// of a descriptor that init holds (CVE-2024-21626).
+func openDirectory(dir string) *Call {
+	how := openHow("O_PATH|O_DIRECTORY|O_CLOEXEC", unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_IN_ROOT, "RESOLVE_NO_MAGICLINKS|RESOLVE_IN_ROOT")
+	return sys("openat2", flags("AT_FDCWD"), str(dir), how, num(openHowSize))
+}
+
+func execve(p Program) *Call {
+	return sys("execve", str(p.Path), stringArray(p.Args, false), stringArray(p.Env, true))
+}
+
 // start is what only the program gets, its execve, and what init does next.
 func (c *compiler) start() error {
 	s := &c.plan.StageTwo
@@ -172,14 +246,8 @@ func (c *compiler) start() error {
 	child(sys("umask", octal(0o022)))
 	child(sys("setsid"))
 	child(sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: make([]byte, 8)}, 0, "[]"), null, num(8)))
-	dir := c.program.Dir
-	if dir == "" {
-		dir = "/"
-	}
-	// Inside the new root, and not by way of a descriptor that init holds
-	// (CVE-2024-21626).
-	cwd := child(sys("openat2", flags("AT_FDCWD"), str(dir), openHow("O_PATH|O_DIRECTORY|O_CLOEXEC", unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_IN_ROOT, "RESOLVE_NO_MAGICLINKS|RESOLVE_IN_ROOT"), num(openHowSize)))
-	child(sys("fchdir", resultOf(cwd)))
+	c.plan.chdir = len(s.Child)
+	s.Child = append(s.Child, nil, nil) // the working directory: see with
 	child(sys("close_range", num(3), num(0xffffffff), flags("CLOSE_RANGE_CLOEXEC")))
 	// The program's, not init's: descriptors in flight are counted for all of a
 	// user's programs together, and one of them could use up what init needs to
@@ -192,7 +260,7 @@ func (c *compiler) start() error {
 		}
 		child(sys("seccomp", flags("SECCOMP_SET_MODE_FILTER"), num(0), filter))
 	}
-	child(sys("execve", str(c.program.Path), stringArray(c.program.Args, false), stringArray(c.program.Env, true)))
+	s.Child = append(s.Child, nil) // the execve: see with
 	s.Parent = []*Call{
 		sys("close_range", num(0), num(2), num(0)),
 		c.sendPidfd(s, RecordStarted),

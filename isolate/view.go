@@ -35,23 +35,20 @@ type bind struct {
 type view struct {
 	files  fileSystem
 	linker linker
-	// closures are remembered over compilations; nil remembers nothing.
-	closures *closureCache
-	binds    map[string]bind
-	links    map[string]string // path of a symbolic link → its text
-	texts    map[string]string // generated files
-	dirs     map[string]bool   // directories that must exist
+	binds  map[string]bind
+	links  map[string]string // path of a symbolic link → its text
+	texts  map[string]string // generated files
+	dirs   map[string]bool   // directories that must exist
 }
 
-func newView(files fileSystem, closures *closureCache) *view {
+func newView(files fileSystem) *view {
 	return &view{
-		files:    files,
-		linker:   linker{files: files},
-		closures: closures,
-		binds:    map[string]bind{},
-		links:    map[string]string{},
-		texts:    map[string]string{},
-		dirs:     map[string]bool{},
+		files:  files,
+		linker: linker{files: files},
+		binds:  map[string]bind{},
+		links:  map[string]string{},
+		texts:  map[string]string{},
+		dirs:   map[string]bool{},
 	}
 }
 
@@ -150,7 +147,7 @@ func (v *view) program(name string) error {
 
 // library shows what the ELF file at the resolved path is linked with.
 func (v *view) library(name string) error {
-	closure, err := v.closures.of(&v.linker, name)
+	closure, err := v.linker.closure(name)
 	if err != nil {
 		return err
 	}

@@ -38,9 +38,12 @@ type Cmd struct {
 	// born, by which its limits hold from the first instruction on. Nil: the
 	// launcher's own.
 	Cgroup *os.File
-	// CgroupProcs are open cgroup.procs files of v1 groups. Init is put into
-	// each before it does anything for the program.
-	CgroupProcs []*os.File
+	// CgroupTasks are open tasks files of v1 groups. Init joins each before it
+	// does anything for the program.
+	CgroupTasks []*os.File
+	// CgroupReady, where set, is called while the launcher works, and must return
+	// nil before anything is done for the program: limits can be written meanwhile.
+	CgroupReady func() error
 	// Process is there once Start has succeeded.
 	Process *Process
 	// Plan is there once Start has compiled it.
@@ -107,14 +110,6 @@ func (c *Cmd) Start() (err error) {
 	}
 	c.started = true
 	if err := c.ctx.Err(); err != nil {
-		return err
-	}
-	host, err := isolate.ThisHost()
-	if err != nil {
-		return err
-	}
-	c.Plan, err = isolate.Compile(c.Isolation, isolate.Program{Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir}, host)
-	if err != nil {
 		return err
 	}
 	c.Process, err = c.launch()
@@ -259,9 +254,16 @@ func readTail(r io.Reader) []byte {
 	}
 }
 
-// launch carries a compiled plan through the life of a start.
+// launch finds the plan and carries it through the life of a start.
 func (c *Cmd) launch() (p *Process, err error) {
-	stageOne, err := c.Plan.StageOne.Encode()
+	profile, template, err := c.launcher.profile(c.Isolation, c.Path)
+	if err != nil {
+		return nil, err
+	}
+	namespaces, release := template.hold()
+	defer release()
+	given := isolate.Given{Groups: len(c.CgroupTasks), Template: namespaces != nil}
+	c.Plan, err = profile.Plan(isolate.Program{Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir}, given)
 	if err != nil {
 		return nil, err
 	}
@@ -269,17 +271,44 @@ func (c *Cmd) launch() (p *Process, err error) {
 	if err != nil {
 		return nil, err
 	}
+	p, err = c.begin(namespaces)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			p.abandon()
+			p, err = nil, c.because(err)
+		}
+	}()
+	if c.CgroupReady != nil {
+		if err := c.CgroupReady(); err != nil {
+			return p, err
+		}
+	}
+	if err := p.sendPlan(stageTwo, c.CgroupTasks); err != nil {
+		return p, err
+	}
+	if err := p.begun(); err != nil {
+		return p, err
+	}
+	if !p.unlimit() {
+		return p, c.ctx.Err() // cancelled just now: the deadline may be set
+	}
+	return p, p.pair.setDeadline(time.Time{})
+}
+
+// begin starts init, which then waits for its plan. After an error nothing is left.
+func (c *Cmd) begin(namespaces []int) (p *Process, err error) {
+	stageOne, err := c.Plan.StageOne.Encode()
+	if err != nil {
+		return nil, err
+	}
 	pair, far, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
-	p = &Process{pair: pair, plan: c.Plan, program: c.Path, dead: make(chan struct{}), init: -1, pidfd: -1}
-	defer func() {
-		if err != nil {
-			p.abandon()
-			p = nil
-		}
-	}()
+	p = &Process{pair: pair, plan: c.Plan, program: c.Path, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1}
 	farFile := os.NewFile(uintptr(far), "init's end")
 	defer farFile.Close()
 	deadline := time.Now().Add(startTimeout)
@@ -287,32 +316,26 @@ func (c *Cmd) launch() (p *Process, err error) {
 		deadline = d
 	}
 	pair.setDeadline(deadline)
-	stop := context.AfterFunc(c.ctx, func() { pair.setDeadline(time.Unix(1, 0)) })
-	defer stop()
-
+	p.unlimit = context.AfterFunc(c.ctx, func() { pair.setDeadline(time.Unix(1, 0)) })
+	defer func() {
+		if err != nil {
+			p.abandon()
+			p, err = nil, c.because(err)
+		}
+	}()
 	if err := pair.send(stageOne); err != nil {
 		return p, err
+	}
+	if len(namespaces) > 0 {
+		if err := pair.send([]byte{0}, namespaces...); err != nil {
+			return p, err
+		}
 	}
 	if err := c.requestInit(farFile); err != nil {
 		return p, err
 	}
 	farFile.Close()
-	if err := p.launched(); err != nil {
-		return p, c.because(err)
-	}
-	if err := p.enter(c.CgroupProcs); err != nil {
-		return p, err
-	}
-	if err := p.sendPlan(stageTwo); err != nil {
-		return p, c.because(err)
-	}
-	if err := p.begun(); err != nil {
-		return p, c.because(err)
-	}
-	if !stop() {
-		return p, c.ctx.Err() // cancelled just now: the deadline may be set
-	}
-	return p, pair.setDeadline(time.Time{})
+	return p, p.launched()
 }
 
 // because prefers the context's error: it is why a deadline passed.
@@ -343,7 +366,7 @@ func (c *Cmd) requestInit(far *os.File) error {
 		fds = append(fds, int(c.Cgroup.Fd()))
 	}
 	uid, gid, privileged := c.Plan.Credential()
-	if err := c.launcher.request(request{privileged, uid, gid}, fds); err != nil {
+	if err := c.launcher.request(request{privileged, c.Plan.FreshNetwork, uid, gid}, fds); err != nil {
 		return &SetupError{c.Path, "host", "request to the launcher", err}
 	}
 	return nil

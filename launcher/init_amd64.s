@@ -31,6 +31,8 @@ TEXT ·initProgram(SB), NOSPLIT|NOFRAME, $0-0
 	// Read the plan: its first word is its size. End of file means that the
 	// host or the launcher is gone: end before anything has happened.
 	MOVQ BUFFER, BX
+
+plan:
 	XORL R12, R12
 
 read:
@@ -88,8 +90,10 @@ partDone:
 	CMPQ R14, $1
 	JEQ  quit                    // an execve that came back without an error: there is none
 	JHI  supervise
-	MOVL SYS_clone, AX
 	MOVQ 48(BX), DI
+	TESTQ DI, DI
+	JEQ  plan                    // nothing to start: another plan follows
+	MOVL SYS_clone, AX
 	XORL SI, SI                  // the same stack: nobody uses it
 	MOVQ 56(BX), DX
 	XORL R10, R10

@@ -21,6 +21,8 @@
 
 TEXT ·initProgram(SB), NOSPLIT|NOFRAME, $0-0
 	MOVD BUFFER, R19
+
+plan:
 	MOVD ZR, R20
 
 read:
@@ -79,8 +81,9 @@ partDone:
 	CMP  $1, R22
 	BEQ  quit
 	BHI  supervise
-	MOVD SYS_clone, R8
 	MOVD 48(R19), R0
+	CBZ  R0, plan
+	MOVD SYS_clone, R8
 	MOVD ZR, R1
 	MOVD 56(R19), R2
 	MOVD ZR, R3

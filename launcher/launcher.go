@@ -64,7 +64,11 @@ type Launcher struct {
 	done    chan struct{} // closed when the launcher's process has ended
 	err     error         // of its end, once done is closed
 	close   sync.Once
+
+	profiles profiles
 }
+
+var errClosed = errors.New("the launcher is closed")
 
 // Start re-executes this binary as a launcher. Close it, or exit: either ends
 // every program it has started.
@@ -111,6 +115,7 @@ func (l *Launcher) Command(ctx context.Context, path string, args ...string) *Cm
 func (l *Launcher) Close() error {
 	l.close.Do(func() { l.control.Close() })
 	<-l.done
+	l.profiles.close()
 	return nil
 }
 
@@ -126,7 +131,7 @@ func (l *Launcher) request(r request, fds []int) error {
 		default:
 		}
 		if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
-			return errors.New("the launcher is closed")
+			return errClosed
 		}
 		return err
 	}

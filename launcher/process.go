@@ -27,8 +27,10 @@ type Process struct {
 	pidfd int        // pidfd of the program itself
 
 	state     ProcessState
+	exited    chan struct{} // closed when the program itself has ended
 	dead      chan struct{} // closed when nothing of the program is left
 	cancelled atomic.Bool
+	unlimit   func() bool // ends the start's hold of the context on the pair
 }
 
 // A ProcessState is how a program ended.
@@ -66,22 +68,36 @@ func (s *ProcessState) String() string {
 // lost is an init that ended without a report.
 var lost = ProcessState{status: syscall.WaitStatus(syscall.SIGKILL)}
 
-// receive takes the next record, with the pidfd that came along, or -1.
-func (p *Process) receive() (isolate.Record, int, error) {
+// receive takes the next record, with the descriptors that came along.
+func (p *Process) receive() (isolate.Record, []int, error) {
 	var b [isolate.RecordSize]byte
-	n, fds, err := p.pair.recv(b[:], 1)
+	n, fds, err := p.pair.recv(b[:], 2)
 	if err != nil {
-		return isolate.Record{}, -1, err
+		return isolate.Record{}, nil, err
 	}
 	r, err := isolate.DecodeRecord(b[:n])
 	if err != nil {
 		closeAll(fds)
-		return r, -1, err
+		return r, nil, err
 	}
-	if len(fds) == 1 {
-		return r, fds[0], nil
+	return r, fds, nil
+}
+
+// await takes the next record, which must be of that kind with so many
+// descriptors. io.EOF: init is gone.
+func (p *Process) await(kind uint64, descriptors int) ([]int, error) {
+	r, fds, err := p.receive()
+	if err != nil {
+		return nil, err
 	}
-	return r, -1, nil
+	if r.Kind == kind && len(fds) == descriptors {
+		return fds, nil
+	}
+	closeAll(fds)
+	if r.Kind == isolate.RecordFailed {
+		return nil, p.failure("init", p.plan.StageTwo.CallAt(r.Value), syscall.Errno(r.Errno))
+	}
+	return nil, p.failure("init", "report", fmt.Errorf("unexpected record %d", r.Kind))
 }
 
 func (p *Process) failure(step, call string, err error) error {
@@ -91,29 +107,29 @@ func (p *Process) failure(step, call string, err error) error {
 // launched waits for stage one: init exists and the launcher has said so.
 func (p *Process) launched() error {
 	for {
-		r, fd, err := p.receive()
+		r, fds, err := p.receive()
 		if err == io.EOF {
 			return p.failure("launcher", "start of init", errors.New("the launcher has died"))
 		}
 		if err != nil {
 			return err
 		}
-		switch r.Kind {
-		case isolate.RecordFailed:
-			return p.failure("stage one", p.plan.StageOne.CallAt(r.Value), p.explain(syscall.Errno(r.Errno)))
-		case isolate.RecordCloned:
-			p.init = fd
-		case isolate.RecordLaunched:
-			if r.Errno != 0 {
-				return p.failure("launcher", "fork and exec of init, with its identity and control group", syscall.Errno(r.Errno))
-			}
-			if status := syscall.WaitStatus(r.Value); p.init < 0 || status != 0 {
-				return p.failure("stage one", "clone", fmt.Errorf("init was killed before its exec (wait status %#x): is its control group, or the launcher's, one that was killed once, or its memory limit too small?", uint32(status)))
-			}
-			return nil
+		switch {
+		case r.Kind == isolate.RecordFailed:
+			err = p.failure("stage one", p.plan.StageOne.CallAt(r.Value), p.explain(syscall.Errno(r.Errno)))
+		case r.Kind == isolate.RecordCloned && len(fds) == 1 && p.init < 0:
+			p.init = fds[0]
+			continue
+		case r.Kind == isolate.RecordLaunched && r.Errno != 0:
+			err = p.failure("launcher", "fork and exec of init, with its identity, control group and network namespace", syscall.Errno(r.Errno))
+		case r.Kind == isolate.RecordLaunched && (p.init < 0 || r.Value != 0):
+			err = p.failure("stage one", "clone", fmt.Errorf("init was killed before its exec (wait status %#x): is its control group, or the launcher's, one that was killed once, or its memory limit too small?", uint32(r.Value)))
+		case r.Kind == isolate.RecordLaunched:
 		default:
-			return p.failure("stage one", "report", fmt.Errorf("unexpected record %d", r.Kind))
+			err = p.failure("stage one", "report", fmt.Errorf("unexpected record %d", r.Kind))
 		}
+		closeAll(fds)
+		return err
 	}
 }
 
@@ -126,27 +142,12 @@ func (p *Process) explain(errno syscall.Errno) error {
 	return errno
 }
 
-// enter puts init into the v1 groups. It has done nothing yet and waits.
-func (p *Process) enter(procs []*os.File) error {
-	if len(procs) == 0 {
-		return nil
-	}
-	pid, err := pidOf(p.init)
-	if err != nil {
-		return p.failure("host", "finding init's pid", err)
-	}
-	for _, f := range procs {
-		if _, err := f.WriteAt([]byte(strconv.Itoa(pid)), 0); err != nil {
-			return p.failure("host", "writing init's pid to "+f.Name(), err)
-		}
-	}
-	return nil
-}
-
 // maxMessage keeps a message below the smallest usual socket buffer.
 const maxMessage = 64 << 10
 
-func (p *Process) sendPlan(plan []byte) error {
+// sendPlan sends the plan, and what it receives: the tasks files of v1 groups,
+// then the trees.
+func (p *Process) sendPlan(plan []byte, groups []*os.File) error {
 	trees, err := openTrees(p.plan.Trees)
 	defer closeAll(trees)
 	if err != nil {
@@ -159,6 +160,15 @@ func (p *Process) sendPlan(plan []byte) error {
 		}
 		plan = plan[n:]
 	}
+	if len(groups) > 0 {
+		fds := make([]int, len(groups))
+		for i, f := range groups {
+			fds[i] = int(f.Fd())
+		}
+		if err := p.pair.send([]byte{0}, fds...); err != nil {
+			return p.gone("receiving its groups", err)
+		}
+	}
 	for batch := range slices.Chunk(trees, isolate.TreesPerMessage) {
 		if err := p.pair.send([]byte{0}, batch...); err != nil {
 			return p.gone("receiving mounts", err)
@@ -169,8 +179,8 @@ func (p *Process) sendPlan(plan []byte) error {
 
 // gone prefers init's own report to the broken pipe that follows from it.
 func (p *Process) gone(what string, err error) error {
-	if r, fd, e := p.receive(); e == nil {
-		closeAll([]int{fd})
+	if r, fds, e := p.receive(); e == nil {
+		closeAll(fds)
 		if r.Kind == isolate.RecordFailed {
 			return p.failure("init", p.plan.StageTwo.CallAt(r.Value), syscall.Errno(r.Errno))
 		}
@@ -213,29 +223,22 @@ func openTree(t isolate.Tree) (int, error) {
 // begun waits until the program's execve has succeeded, or all of the group was
 // killed.
 func (p *Process) begun() error {
-	r, fd, err := p.receive()
+	fds, err := p.await(isolate.RecordStarted, 1)
 	if err == io.EOF {
 		// Killed with all of its group, by its memory limit most likely, before
 		// it could say that the program runs. That is an end, which Wait tells,
 		// and not a system call that failed.
 		return nil
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		p.pidfd = fds[0]
 	}
-	if r.Kind == isolate.RecordFailed {
-		return p.failure("init", p.plan.StageTwo.CallAt(r.Value), syscall.Errno(r.Errno))
-	}
-	if r.Kind != isolate.RecordStarted || fd < 0 {
-		closeAll([]int{fd})
-		return p.failure("init", "report", fmt.Errorf("unexpected record %d", r.Kind))
-	}
-	p.pidfd = fd
-	return nil
+	return err
 }
 
 // abandon ends a start that failed: init reads end of file, or is killed.
 func (p *Process) abandon() {
+	p.unlimit()
 	p.pair.Close()
 	if p.init >= 0 {
 		unix.PidfdSendSignal(p.init, unix.SIGKILL, nil, 0)
@@ -256,12 +259,13 @@ func (p *Process) watch(ctx context.Context) {
 	})
 	defer stop()
 	p.state = lost
-	if r, fd, err := p.receive(); err == nil {
-		closeAll([]int{fd})
+	if r, fds, err := p.receive(); err == nil {
+		closeAll(fds)
 		if r.Kind == isolate.RecordExited {
 			p.state = ProcessState{syscall.WaitStatus(r.Value), true}
 		}
 	}
+	close(p.exited)
 	waitPidfd(p.init)
 	p.pair.Close()
 	p.mu.Lock()
@@ -307,6 +311,16 @@ func ended(pidfd, timeout int) bool {
 // left. It can be called from several goroutines.
 func (p *Process) Wait() *ProcessState {
 	<-p.dead
+	return &p.state
+}
+
+// Exited is closed when the program itself has ended, a little before what it
+// started and its namespaces are gone; State then says how.
+func (p *Process) Exited() <-chan struct{} { return p.exited }
+
+// State is how the program ended. It waits for Exited, and not for the rest.
+func (p *Process) State() *ProcessState {
+	<-p.exited
 	return &p.state
 }
 

@@ -59,7 +59,7 @@ func serveControl(control int) error {
 	if err != nil {
 		return err
 	}
-	s := server{control: control, image: image, waiting: map[int]chan syscall.WaitStatus{}, forked: make(chan struct{}, 1)}
+	s := server{control: control, image: image, waiting: map[int]int{}, forked: make(chan struct{}, 1)}
 	go s.reap()
 	for range workers {
 		go s.work()
@@ -75,7 +75,7 @@ type server struct {
 	// waiting, so that reap never meets a stage one that is not there yet.
 	forks   sync.RWMutex
 	mu      sync.Mutex
-	waiting map[int]chan syscall.WaitStatus // stage ones, by pid
+	waiting map[int]int // pids of stage ones → where to answer
 	forked  chan struct{}
 }
 
@@ -85,6 +85,7 @@ type server struct {
 func (s *server) work() {
 	runtime.LockOSThread()
 	b := make([]byte, requestSize)
+	var net network
 	for {
 		n, fds, err := recvmsg(s.control, b, maxRequest)
 		if errors.Is(err, io.EOF) {
@@ -94,33 +95,44 @@ func (s *server) work() {
 			os.Stderr.WriteString("proscenium-launcher: " + err.Error() + "\n")
 			os.Exit(1)
 		}
-		s.start(b[:n], fds)
+		s.start(b[:n], fds, &net)
+		net.prepare()
 	}
 }
 
-// start runs stage one to its end and says so on the program's own pair, of
-// which it then lets go. The host sends init its plan only after that.
-func (s *server) start(b []byte, fds []int) {
-	defer closeAll(fds)
+// start forks stage one. The answer goes out on the program's own pair: here if
+// that fails, else by reap at its end. The host sends init its plan only after
+// that.
+func (s *server) start(b []byte, fds []int, net *network) {
 	if len(fds) == 0 {
 		return // nowhere to answer
 	}
-	record := isolate.Record{Kind: isolate.RecordLaunched}
 	r, err := decodeRequest(b, len(fds))
 	if err == nil {
-		record.Value, err = s.stageOne(r, fds)
+		err = net.enter(r.freshNetwork)
 	}
+	if err == nil {
+		err = s.stageOne(r, fds)
+	}
+	if err == nil {
+		closeAll(fds[1:]) // the first is reap's now
+		return
+	}
+	record := isolate.Record{Kind: isolate.RecordLaunched, Errno: uint64(unix.EBADMSG)}
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
 		record.Errno = uint64(errno)
-	} else if err != nil {
-		record.Errno = uint64(unix.EBADMSG)
 	}
-	// The host may be gone: then so are we, soon.
-	unix.Sendmsg(fds[0], record.Encode(), nil, nil, unix.MSG_NOSIGNAL)
+	answer(fds[0], record)
+	closeAll(fds)
 }
 
-func (s *server) stageOne(r request, fds []int) (status uint64, err error) {
+// answer does not care for failure: the host may be gone, and then so are we, soon.
+func answer(fd int, r isolate.Record) {
+	unix.Sendmsg(fd, r.Encode(), nil, nil, unix.MSG_NOSIGNAL)
+}
+
+func (s *server) stageOne(r request, fds []int) error {
 	attr := &syscall.ProcAttr{
 		Files: []uintptr{uintptr(fds[1]), uintptr(fds[2]), uintptr(fds[3]), uintptr(fds[0])},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
@@ -131,27 +143,31 @@ func (s *server) stageOne(r request, fds []int) (status uint64, err error) {
 	if len(fds) == maxRequest {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, fds[4]
 	}
-	ended := make(chan syscall.WaitStatus, 1)
 	s.forks.RLock()
 	pid, err := syscall.ForkExec(s.image, []string{"init"}, attr)
 	if err == nil {
 		s.mu.Lock()
-		s.waiting[pid] = ended
+		s.waiting[pid] = fds[0]
 		s.mu.Unlock()
 	}
 	s.forks.RUnlock()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	select {
 	case s.forked <- struct{}{}:
 	default:
 	}
-	return uint64(<-ended), nil
+	return nil
 }
 
-// reap waits for every child: stage ones, whose workers want to know, and
+// reap waits for every child: stage ones, of whose end it tells the host, and
 // inits, whose ends the hosts see by pidfd.
+//
+// The answer says that some thread of the launcher lives after init has set its
+// parent-death signal, which is before the end of stage one. That is enough,
+// whichever thread it is: as long as one lives, init is the child of one, and gets
+// the signal when that ends.
 func (s *server) reap() {
 	for {
 		var status syscall.WaitStatus
@@ -166,10 +182,12 @@ func (s *server) reap() {
 		s.forks.Lock()
 		s.forks.Unlock() //lint:ignore SA2001 every fork before the wait has now its entry
 		s.mu.Lock()
-		if ended, ok := s.waiting[pid]; ok {
-			ended <- status
-			delete(s.waiting, pid)
-		}
+		fd, ok := s.waiting[pid]
+		delete(s.waiting, pid)
 		s.mu.Unlock()
+		if ok {
+			answer(fd, isolate.Record{Kind: isolate.RecordLaunched, Value: uint64(status)})
+			unix.Close(fd)
+		}
 	}
 }

@@ -13,9 +13,9 @@ import (
 // FuzzRequest: whatever arrives is refused, or is a request that encodes to the
 // same bytes and never asks for the host's id 0.
 func FuzzRequest(f *testing.F) {
-	f.Add(request{true, 65534, 65534}.encode(), 5)
-	f.Add(request{false, 0, 0}.encode(), 4)
-	f.Add(request{true, 0, 1}.encode(), 4)
+	f.Add(request{true, true, 65534, 65534}.encode(), 5)
+	f.Add(request{false, false, 0, 0}.encode(), 4)
+	f.Add(request{true, false, 0, 1}.encode(), 4)
 	f.Add([]byte("x"), 0)
 	f.Fuzz(func(t *testing.T, b []byte, fds int) {
 		r, err := decodeRequest(b, fds)

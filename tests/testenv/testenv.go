@@ -125,7 +125,10 @@ func holdings() held {
 	h := held{goroutines: runtime.NumGoroutine()}
 	entries, _ := os.ReadDir("/proc/self/fd")
 	for _, e := range entries {
-		if target, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil {
+		target, err := os.Readlink("/proc/self/fd/" + e.Name())
+		// The launcher keeps templates, a bounded number, for the next start.
+		template := strings.HasPrefix(target, "user:[") || strings.HasPrefix(target, "mnt:[")
+		if err == nil && !template {
 			h.descriptors = append(h.descriptors, strings.Split(target, ":")[0])
 		}
 	}
