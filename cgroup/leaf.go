@@ -25,23 +25,41 @@ type Leaf struct {
 	oom      *oomWatch // v1 only
 	enforced []string
 
+	ready    chan struct{} // closed when limits are in force, or
+	notReady error         // why they are not
+
 	mu     sync.Mutex // guards the descriptors against use after Close
 	closed bool
 }
 
 // New makes a leaf and sets its limits. Each limit is read back: one that the
 // kernel did not take is an error, and nothing is left.
-func (g *Group) New(name string, limits Limits) (_ *Leaf, err error) {
+func (g *Group) New(name string, limits Limits) (*Leaf, error) {
+	l, err := g.Begin(name, limits)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.Ready(); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Begin is New that does not wait for the limits: they are written while a
+// launcher works. The program must not run before Ready has returned nil.
+func (g *Group) Begin(name string, limits Limits) (_ *Leaf, err error) {
 	if name == "" || strings.ContainsAny(name, "/\x00\n") || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "cgroup.") || name == supervisor || len(name) > 200 {
 		return nil, fmt.Errorf("cgroup: %q is no name for a leaf", name)
 	}
 	if err := limits.Check(); err != nil {
 		return nil, fmt.Errorf("cgroup: %w", err)
 	}
-	l := &Leaf{name: name, limits: limits.WithDefaults()}
+	l := &Leaf{name: name, limits: limits.WithDefaults(), ready: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("cgroup: leaf %s: %w", name, err)
+			close(l.ready)
 			l.Close()
 		}
 	}()
@@ -57,32 +75,52 @@ func (g *Group) New(name string, limits Limits) (_ *Leaf, err error) {
 			return nil, err
 		}
 	}
+	if err := l.openTasks(g); err != nil {
+		return nil, err
+	}
+	go func() {
+		defer close(l.ready)
+		if l.notReady = l.limit(g); l.notReady != nil {
+			l.notReady = fmt.Errorf("cgroup: leaf %s: %w", name, l.notReady)
+		}
+	}()
+	return l, nil
+}
+
+// Ready waits until every limit is in force, or says why one is not.
+func (l *Leaf) Ready() error {
+	<-l.ready
+	return l.notReady
+}
+
+// limit sets the limits and reads them back.
+func (l *Leaf) limit(g *Group) (err error) {
 	var settings []setting
 	if len(g.legacy) == 0 {
-		settings, err = l.limits.writeUnified(g.unified.mount, filepath.Join(g.unified.group, name))
+		settings, err = l.limits.writeUnified(g.unified.mount, filepath.Join(g.unified.group, l.name))
 	} else {
-		settings, err = l.limits.writeLegacy(g.legacy, name)
+		settings, err = l.limits.writeLegacy(g.legacy, l.name)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, s := range settings {
 		if err := s.verify(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	l.describe(g)
 	if len(g.legacy) == 0 {
-		return l, l.stats.openUnified(l.unified.Name())
+		return l.stats.openUnified(l.unified.Name())
 	}
-	return l, l.openLegacy(g)
+	return l.listen(g)
 }
 
-func (l *Leaf) openLegacy(g *Group) error {
-	dir := func(c string) string { return filepath.Join(g.legacy[c].dir(), l.name) }
+// openTasks opens the v1 groups for joining.
+func (l *Leaf) openTasks(g *Group) error {
 	var groups []string
-	for c := range g.legacy {
-		groups = append(groups, dir(c))
+	for _, h := range g.legacy {
+		groups = append(groups, filepath.Join(h.dir(), l.name))
 	}
 	slices.Sort(groups)
 	for _, group := range slices.Compact(groups) {
@@ -92,14 +130,18 @@ func (l *Leaf) openLegacy(g *Group) error {
 		}
 		l.tasks = append(l.tasks, f)
 	}
+	return nil
+}
+
+// listen opens what a v1 leaf is measured by, and hears of its end by memory.
+func (l *Leaf) listen(g *Group) (err error) {
+	dir := func(c string) string { return filepath.Join(g.legacy[c].dir(), l.name) }
 	if err := l.stats.openLegacy(dir("memory"), dir("cpu"), dir("cpuacct"), dir("pids")); err != nil {
 		return err
 	}
-	if l.limits.KillOne {
-		return nil
+	if !l.limits.KillOne {
+		l.oom, err = watchOOM(dir("memory"), l.limits.Memory, func() { l.Kill() })
 	}
-	var err error
-	l.oom, err = watchOOM(dir("memory"), l.limits.Memory, func() { l.Kill() })
 	return err
 }
 
@@ -160,6 +202,7 @@ func (l *Leaf) Kill() error {
 // Close removes the leaf. Its processes must have ended or been killed; Close
 // waits until the last is gone, for up to 10 s.
 func (l *Leaf) Close() error {
+	<-l.ready
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()

@@ -88,12 +88,13 @@ func StartCell(cmd *launcher.Cmd, group *cgroup.Group, limits cgroup.Limits, bud
 		c.grace = DefaultGrace
 	}
 	if group != nil {
-		leaf, err := group.New(leafName(cmd.Path), limits)
+		leaf, err := group.Begin(leafName(cmd.Path), limits)
 		if err != nil {
 			return nil, err
 		}
 		c.Leaf = leaf
 		cmd.Cgroup, cmd.CgroupTasks = leaf.File(), leaf.Tasks()
+		cmd.CgroupReady = leaf.Ready
 	}
 	c.started = time.Now()
 	if err := cmd.Start(); err != nil {

@@ -166,7 +166,6 @@ var numbers = map[string]uintptr{
 	"rt_sigprocmask": unix.SYS_RT_SIGPROCMASK,
 	"seccomp":        unix.SYS_SECCOMP,
 	"sendmsg":        unix.SYS_SENDMSG,
-	"sendto":         unix.SYS_SENDTO,
 	"sethostname":    unix.SYS_SETHOSTNAME,
 	"setns":          unix.SYS_SETNS,
 	"setsid":         unix.SYS_SETSID,

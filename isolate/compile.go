@@ -16,12 +16,10 @@ type Plan struct {
 	// Trees are the detached mounts that a privileged host makes and sends
 	// behind the plan, in this order. An ordinary user's plan has none.
 	Trees []Tree
-	// StageOne clones into the namespaces; StageTwo sets the cell up, starts
-	// the program and waits for it.
-	StageOne, StageTwo Sequence
-	// SetUp is what of StageTwo a warm cell does ahead; then StageTwo is the
-	// rest. Otherwise it is empty.
-	SetUp Sequence
+	// StageOne clones into the namespaces. There init carries out SetUp, which is
+	// all that can be done before it is known that the start goes on; then Program,
+	// which starts the program and waits for it.
+	StageOne, SetUp, Program Sequence
 	// FreshNetwork is a launcher that makes the network namespace ahead, off
 	// the path of the start; else stage one's clone does.
 	FreshNetwork bool
@@ -62,7 +60,7 @@ func (p *Plan) String() string {
 	for line := range strings.Lines(p.StageOne.String()) {
 		b.WriteString("stage one: " + line)
 	}
-	for line := range strings.Lines(p.SetUp.String() + p.StageTwo.String()) {
+	for line := range strings.Lines(p.SetUp.String() + p.Program.String()) {
 		b.WriteString("init: " + line)
 	}
 	return b.String()
@@ -200,7 +198,6 @@ type compiler struct {
 	*Profile
 	given Given
 	plan  *Plan
-	init  []*Call
 
 	trees      []*block // where the trees arrive
 	asTemplate bool     // the root for a template, without what no two programs share
@@ -208,13 +205,9 @@ type compiler struct {
 
 func (c *compiler) compile() error {
 	c.stageOne(c.namespaces())
-	if err := c.stageTwo(); err != nil {
+	c.setUp()
+	if err := c.start(); err != nil {
 		return err
-	}
-	if c.given.Warm {
-		c.plan.SetUp.Init = c.init
-	} else {
-		c.plan.StageTwo.Init = c.init
 	}
 	c.plan.FreshNetwork = c.freshNetwork()
 	c.enforced()
@@ -231,7 +224,7 @@ func (p *Profile) freshNetwork() bool {
 // with is the plan for one program. What does not depend on it is shared.
 func (p *Plan) with(program Program) *Plan {
 	with := *p
-	s := &with.StageTwo
+	s := &with.Program
 	s.Child = slices.Clone(s.Child)
 	dir := program.Dir
 	if dir == "" {
@@ -244,7 +237,7 @@ func (p *Plan) with(program Program) *Plan {
 }
 
 func (c *compiler) add(call *Call) *Call {
-	c.init = append(c.init, call)
+	c.plan.SetUp.Init = append(c.plan.SetUp.Init, call)
 	return call
 }
 

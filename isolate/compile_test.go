@@ -97,7 +97,8 @@ func TestGoldenPlans(t *testing.T) {
 			if _, err := plan.StageOne.Encode(); err != nil {
 				t.Error(err)
 			}
-			checkEncoding(t, &plan.StageTwo)
+			checkEncoding(t, &plan.SetUp)
+			checkEncoding(t, &plan.Program)
 		})
 	}
 }

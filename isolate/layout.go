@@ -22,7 +22,10 @@ type Sequence struct {
 	Child  []*Call
 	Parent []*Call
 
-	pidfd Arg // where the clone stores the child's pidfd
+	pidfd  Arg    // where the clone stores the child's pidfd
+	failed uint64 // the kind of record if a call fails
+
+	encoded []byte // remembered
 }
 
 // Init's buffer: where it lies, how large it is, and the header at its start,
@@ -39,6 +42,7 @@ const (
 	headParent = 32 // … Parent call
 	headFlags  = 48 // of the clone
 	headPidfd  = 56 // where the clone stores the pidfd
+	headRecord = 80 // of a call that fails: the kind
 	headEnd    = 104
 
 	callSize     = 80 // number, loads, tolerated, result, six arguments
@@ -60,13 +64,16 @@ const RecordSize = 24
 
 // Kinds of records, in the order in which a good start sends them.
 const (
-	RecordFailed   = 1 // a call failed: Value is its address, Errno the reason
-	RecordExited   = 2 // the program ended: Value is its wait status
-	RecordStarted  = 3 // the program runs; its pidfd comes along
 	RecordCloned   = 4 // init exists; its pidfd comes along
 	RecordLaunched = 5 // from the launcher: stage one ended with wait status Value, or did not start for Errno
 	RecordTemplate = 6 // a template is made; its user and mount namespaces come along
-	RecordReady    = 7 // a warm cell is set up, and waits for its program
+	RecordStarted  = 3 // the program runs; its pidfd comes along
+	RecordExited   = 2 // the program ended: Value is its wait status
+
+	// A call failed: Value is its address, Errno the reason.
+	RecordStageOneFailed = 7
+	RecordSetUpFailed    = 8
+	RecordProgramFailed  = 1
 )
 
 // Encode writes the record as init does.
@@ -95,7 +102,7 @@ func (s *Sequence) Calls() []*Call {
 	return append(all, s.Parent...)
 }
 
-// CallAt names the call that a RecordFailed means.
+// CallAt names the call that a record of a failure means.
 func (s *Sequence) CallAt(address uint64) string {
 	if address == BufferAddress {
 		return "clone(" + s.Clone.text + ")"
@@ -129,6 +136,9 @@ func (s *Sequence) String() string {
 // Encode lays the sequence out for init's buffer. The only error is a plan
 // that is larger than the buffer (arguments and environment are in it).
 func (s *Sequence) Encode() ([]byte, error) {
+	if s.encoded != nil {
+		return s.encoded, nil
+	}
 	calls := s.Calls()
 	e := encoder{
 		out:     make([]byte, headEnd+callSize*len(calls), 2*callSize*len(calls)+8<<10),
@@ -158,6 +168,7 @@ func (s *Sequence) Encode() ([]byte, error) {
 	e.put(headParent, at(len(calls)))
 	e.put(headFlags, s.Clone.number)
 	e.put(headPidfd, e.value(s.pidfd))
+	e.put(headRecord, s.failed)
 	e.put(headSize, uint64(len(e.out)))
 	if len(e.out) > BufferSize {
 		return nil, fmt.Errorf("the plan, arguments and environment included, takes %d bytes; at most %d fit: %w", len(e.out), BufferSize, unix.E2BIG)

@@ -32,8 +32,6 @@ type Given struct {
 	// Template is a start within the profile's template: its user and mount
 	// namespaces come behind the plan of stage one.
 	Template bool
-	// Warm is a cell that is set up ahead and then waits for its program.
-	Warm bool
 }
 
 // Prepare looks into the host's files for what program needs under spec. It
@@ -80,6 +78,13 @@ func (p *Profile) Plan(program Program, given Given) (*Plan, error) {
 			return nil, err
 		}
 		base = c.plan
+		for _, s := range []*Sequence{&base.StageOne, &base.SetUp} { // every start's
+			b, err := s.Encode()
+			if err != nil {
+				return nil, err
+			}
+			s.encoded = b
+		}
 		p.mu.Lock()
 		p.plans[given] = base
 		p.mu.Unlock()

@@ -35,6 +35,7 @@ func (c *compiler) namespaces() string {
 // init. Stage one sends init's pidfd to the host and ends.
 func (c *compiler) stageOne(namespaces string) {
 	s := &c.plan.StageOne
+	s.failed = RecordStageOneFailed
 	first := func(call *Call) *Call {
 		s.Init = append(s.Init, call)
 		return call
@@ -93,7 +94,7 @@ func sendRecord(kind uint64, control *block, what string) *Call {
 }
 
 func recordArg(kind uint64) Arg {
-	text := map[uint64]string{RecordCloned: "cloned", RecordStarted: "started", RecordTemplate: "template", RecordReady: "ready"}[kind]
+	text := map[uint64]string{RecordCloned: "cloned", RecordStarted: "started", RecordTemplate: "template"}[kind]
 	return at(&block{bytes: Record{Kind: kind}.Encode()}, 0, text)
 }
 
@@ -143,8 +144,9 @@ func capabilityBlock(last int) *block {
 	return &block{bytes: b}
 }
 
-// stageTwo sets up the cell from inside, as PID 1.
-func (c *compiler) stageTwo() error {
+// setUp makes the cell from inside, as PID 1.
+func (c *compiler) setUp() {
+	c.plan.SetUp.failed = RecordSetUpFailed
 	c.identify()
 	c.add(sys("sethostname", str(c.spec.Hostname), num(int64(len(c.spec.Hostname)))))
 	c.join()
@@ -155,10 +157,6 @@ func (c *compiler) stageTwo() error {
 	}
 	c.limits()
 	c.privileges()
-	if c.given.Warm {
-		c.add(sys("sendto", num(3), recordArg(RecordReady), num(RecordSize), flags("MSG_NOSIGNAL"), null, num(0)))
-	}
-	return c.start()
 }
 
 // identify comes first of all: while init is dumpable, a program with the same
@@ -235,7 +233,8 @@ func execve(p Program) *Call {
 
 // start is what only the program gets, its execve, and what init does next.
 func (c *compiler) start() error {
-	s := &c.plan.StageTwo
+	s := &c.plan.Program
+	s.failed = RecordProgramFailed
 	s.Clone = flags("CLONE_VM|CLONE_VFORK|CLONE_PIDFD")
 	s.Clone.number |= uint64(unix.SIGCHLD)
 	s.Clone.text += "|SIGCHLD"

@@ -32,6 +32,7 @@ func (p *Profile) Template() (*Plan, error) {
 		}
 	}
 	c.stageOne("CLONE_NEWUSER|CLONE_NEWNS|CLONE_NEWPID")
+	c.plan.SetUp.failed = RecordSetUpFailed
 	c.identify()
 	c.root()
 	// Descriptors with numbers that are known now: they go into a message.
@@ -43,7 +44,6 @@ func (p *Profile) Template() (*Plan, error) {
 	}
 	c.add(sendRecord(RecordTemplate, control, "user, mnt"))
 	c.add(sys("exit_group", num(0)))
-	c.plan.StageTwo.Init = c.init
 	return c.plan, nil
 }
 
@@ -69,7 +69,7 @@ func (c *compiler) enterTemplate(first func(*Call) *Call) {
 // of one key can share a template.
 func (p *Plan) Key() (key [sha256.Size]byte, err error) {
 	h := sha256.New()
-	for _, s := range []*Sequence{&p.StageOne, &p.StageTwo} {
+	for _, s := range []*Sequence{&p.StageOne, &p.SetUp} {
 		b, err := s.Encode()
 		if err != nil {
 			return key, err

@@ -267,7 +267,7 @@ func (c *Cmd) launch() (p *Process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	stageTwo, err := c.Plan.StageTwo.Encode()
+	program, err := c.Plan.Program.Encode()
 	if err != nil {
 		return nil, err
 	}
@@ -286,7 +286,7 @@ func (c *Cmd) launch() (p *Process, err error) {
 			return p, err
 		}
 	}
-	if err := p.sendPlan(stageTwo, c.CgroupTasks); err != nil {
+	if err := p.sendPlan(program); err != nil {
 		return p, err
 	}
 	if err := p.begun(); err != nil {
@@ -298,7 +298,8 @@ func (c *Cmd) launch() (p *Process, err error) {
 	return p, p.pair.setDeadline(time.Time{})
 }
 
-// begin starts init, which then waits for its plan. After an error nothing is left.
+// begin starts init, which sets the cell up and then waits for the program. It
+// returns once the launcher has answered. After an error nothing is left.
 func (c *Cmd) begin(namespaces []int) (p *Process, err error) {
 	stageOne, err := c.Plan.StageOne.Encode()
 	if err != nil {
@@ -311,12 +312,7 @@ func (c *Cmd) begin(namespaces []int) (p *Process, err error) {
 	p = &Process{pair: pair, plan: c.Plan, program: c.Path, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1}
 	farFile := os.NewFile(uintptr(far), "init's end")
 	defer farFile.Close()
-	deadline := time.Now().Add(startTimeout)
-	if d, ok := c.ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
-	pair.setDeadline(deadline)
-	p.unlimit = context.AfterFunc(c.ctx, func() { pair.setDeadline(time.Unix(1, 0)) })
+	p.limit(c.ctx, c.launcher.life)
 	defer func() {
 		if err != nil {
 			p.abandon()
@@ -335,6 +331,9 @@ func (c *Cmd) begin(namespaces []int) (p *Process, err error) {
 		return p, err
 	}
 	farFile.Close()
+	if err := p.sendSetUp(c.CgroupTasks); err != nil {
+		return p, err
+	}
 	return p, p.launched()
 }
 
@@ -343,6 +342,9 @@ func (c *Cmd) because(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		if c.ctx.Err() != nil {
 			return c.ctx.Err()
+		}
+		if c.launcher.life.Err() != nil {
+			return &SetupError{c.Path, "launcher", "start of init", errors.New("the launcher has died")}
 		}
 		return &SetupError{c.Path, "host", "waiting for init", fmt.Errorf("no answer within %v", startTimeout)}
 	}

@@ -77,11 +77,11 @@ advance:
 	ADDQ $80, R12
 	JMP  next
 
-	// Report the call at R12 and the errno in AX. A child tells its parent,
+	// Report the call at R12 and the errno in AX, in the record that the plan has
+	// begun. A child tells its parent,
 	// whose memory it shares, not to go on.
 failed:
 	MOVQ $1, 40(BX)
-	MOVQ $1, 80(BX)
 	MOVQ R12, 88(BX)
 	MOVQ AX, 96(BX)
 	JMP  report

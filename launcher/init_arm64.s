@@ -72,7 +72,6 @@ advance:
 failed:
 	MOVD $1, R1
 	MOVD R1, 40(R19)
-	MOVD R1, 80(R19)
 	MOVD R20, 88(R19)
 	MOVD R0, 96(R19)
 	B    report

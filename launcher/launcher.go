@@ -64,6 +64,7 @@ type Launcher struct {
 	done    chan struct{} // closed when the launcher's process has ended
 	err     error         // of its end, once done is closed
 	close   sync.Once
+	life    context.Context // ends with the launcher's process
 
 	profiles profiles
 }
@@ -95,11 +96,13 @@ func Start(Config) (*Launcher, error) {
 		control.Close()
 		return nil, fmt.Errorf("launcher: %w", err)
 	}
-	l := &Launcher{control: control, process: process, done: make(chan struct{})}
+	life, ended := context.WithCancel(context.Background())
+	l := &Launcher{control: control, process: process, life: life, done: make(chan struct{})}
 	go func() {
 		state, err := process.Wait()
 		l.err = errors.Join(err, errors.New("the launcher ended: "+state.String()))
 		close(l.done)
+		ended()
 	}()
 	return l, nil
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/proscenium-dev/proscenium/isolate"
 	"golang.org/x/sys/unix"
@@ -30,7 +31,7 @@ type Process struct {
 	exited    chan struct{} // closed when the program itself has ended
 	dead      chan struct{} // closed when nothing of the program is left
 	cancelled atomic.Bool
-	unlimit   func() bool // ends the start's hold of the context on the pair
+	unlimit   func() bool // ends what limit has begun; false if time was up
 }
 
 // A ProcessState is how a program ended.
@@ -68,6 +69,22 @@ func (s *ProcessState) String() string {
 // lost is an init that ended without a report.
 var lost = ProcessState{status: syscall.WaitStatus(syscall.SIGKILL)}
 
+// limit bounds a start, by its context and the launcher's life: the deadline of
+// the pair passes.
+func (p *Process) limit(ctx, launcher context.Context) {
+	deadline := time.Now().Add(startTimeout)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	p.pair.setDeadline(deadline)
+	expire := func() { p.pair.setDeadline(time.Unix(1, 0)) }
+	one, other := context.AfterFunc(ctx, expire), context.AfterFunc(launcher, expire)
+	p.unlimit = func() bool {
+		a, b := one(), other()
+		return a && b
+	}
+}
+
 // receive takes the next record, with the descriptors that came along.
 func (p *Process) receive() (isolate.Record, []int, error) {
 	var b [isolate.RecordSize]byte
@@ -94,10 +111,21 @@ func (p *Process) await(kind uint64, descriptors int) ([]int, error) {
 		return fds, nil
 	}
 	closeAll(fds)
-	if r.Kind == isolate.RecordFailed {
-		return nil, p.failure("init", p.plan.StageTwo.CallAt(r.Value), syscall.Errno(r.Errno))
+	return nil, p.failed(r)
+}
+
+// failed is what a record means that is not the one waited for.
+func (p *Process) failed(r isolate.Record) error {
+	errno := syscall.Errno(r.Errno)
+	switch r.Kind {
+	case isolate.RecordStageOneFailed:
+		return p.failure("stage one", p.plan.StageOne.CallAt(r.Value), p.explain(errno))
+	case isolate.RecordSetUpFailed:
+		return p.failure("init", p.plan.SetUp.CallAt(r.Value), errno)
+	case isolate.RecordProgramFailed:
+		return p.failure("init", p.plan.Program.CallAt(r.Value), errno)
 	}
-	return nil, p.failure("init", "report", fmt.Errorf("unexpected record %d", r.Kind))
+	return p.failure("init", "report", fmt.Errorf("unexpected record %d", r.Kind))
 }
 
 func (p *Process) failure(step, call string, err error) error {
@@ -114,23 +142,28 @@ func (p *Process) launched() error {
 		if err != nil {
 			return err
 		}
-		switch {
-		case r.Kind == isolate.RecordFailed:
-			err = p.failure("stage one", p.plan.StageOne.CallAt(r.Value), p.explain(syscall.Errno(r.Errno)))
-		case r.Kind == isolate.RecordCloned && len(fds) == 1 && p.init < 0:
-			p.init = fds[0]
-			continue
-		case r.Kind == isolate.RecordLaunched && r.Errno != 0:
-			err = p.failure("launcher", "fork and exec of init, with its identity, control group and network namespace", syscall.Errno(r.Errno))
-		case r.Kind == isolate.RecordLaunched && (p.init < 0 || r.Value != 0):
-			err = p.failure("stage one", "clone", fmt.Errorf("init was killed before its exec (wait status %#x): is its control group, or the launcher's, one that was killed once, or its memory limit too small?", uint32(r.Value)))
-		case r.Kind == isolate.RecordLaunched:
-		default:
-			err = p.failure("stage one", "report", fmt.Errorf("unexpected record %d", r.Kind))
+		if done, err := p.advance(r, fds); done || err != nil {
+			return err
 		}
-		closeAll(fds)
-		return err
 	}
+}
+
+// advance takes a record of a start up to the launcher's answer, which is done.
+func (p *Process) advance(r isolate.Record, fds []int) (done bool, err error) {
+	if r.Kind == isolate.RecordCloned && len(fds) == 1 && p.init < 0 {
+		p.init = fds[0]
+		return false, nil
+	}
+	closeAll(fds)
+	switch {
+	case r.Kind != isolate.RecordLaunched:
+		return false, p.failed(r)
+	case r.Errno != 0:
+		return false, p.failure("launcher", "fork and exec of init, with its identity, control group and network namespace", syscall.Errno(r.Errno))
+	case p.init < 0 || r.Value != 0:
+		return false, p.failure("stage one", "clone", fmt.Errorf("init was killed before its exec (wait status %#x): is its control group, or the launcher's, one that was killed once, or its memory limit too small?", uint32(r.Value)))
+	}
+	return true, nil
 }
 
 // explain adds the usual host setting at fault to an errno of the clone.
@@ -145,20 +178,20 @@ func (p *Process) explain(errno syscall.Errno) error {
 // maxMessage keeps a message below the smallest usual socket buffer.
 const maxMessage = 64 << 10
 
-// sendPlan sends the plan, and what it receives: the tasks files of v1 groups,
-// then the trees.
-func (p *Process) sendPlan(plan []byte, groups []*os.File) error {
+// sendSetUp sends the first of init's plans, and what it receives: the tasks
+// files of v1 groups, then the trees.
+func (p *Process) sendSetUp(groups []*os.File) error {
+	plan, err := p.plan.SetUp.Encode()
+	if err != nil {
+		return err
+	}
 	trees, err := openTrees(p.plan.Trees)
 	defer closeAll(trees)
 	if err != nil {
 		return p.failure("host", "detached mounts", err)
 	}
-	for len(plan) > 0 {
-		n := min(len(plan), maxMessage)
-		if err := p.pair.send(plan[:n]); err != nil {
-			return p.gone("reading its plan", err)
-		}
-		plan = plan[n:]
+	if err := p.sendPlan(plan); err != nil {
+		return err
 	}
 	if len(groups) > 0 {
 		fds := make([]int, len(groups))
@@ -177,15 +210,28 @@ func (p *Process) sendPlan(plan []byte, groups []*os.File) error {
 	return nil
 }
 
-// gone prefers init's own report to the broken pipe that follows from it.
+func (p *Process) sendPlan(plan []byte) error {
+	for len(plan) > 0 {
+		n := min(len(plan), maxMessage)
+		if err := p.pair.send(plan[:n]); err != nil {
+			return p.gone("reading its plan", err)
+		}
+		plan = plan[n:]
+	}
+	return nil
+}
+
+// gone prefers a report to the broken pipe that follows from it.
 func (p *Process) gone(what string, err error) error {
-	if r, fds, e := p.receive(); e == nil {
-		closeAll(fds)
-		if r.Kind == isolate.RecordFailed {
-			return p.failure("init", p.plan.StageTwo.CallAt(r.Value), syscall.Errno(r.Errno))
+	for {
+		r, fds, e := p.receive()
+		if e != nil {
+			return p.failure("init", what, err)
+		}
+		if _, e := p.advance(r, fds); e != nil {
+			return e
 		}
 	}
-	return p.failure("init", what, err)
 }
 
 // openTrees makes a detached mount of each file, which must still be the file

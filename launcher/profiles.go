@@ -154,13 +154,6 @@ func (l *Launcher) newTemplate(ctx context.Context, plan *isolate.Plan) (made [2
 		return made, err
 	}
 	defer p.abandon()
-	stageTwo, err := plan.StageTwo.Encode()
-	if err != nil {
-		return made, err
-	}
-	if err := p.sendPlan(stageTwo, nil); err != nil {
-		return made, err
-	}
 	fds, err := p.await(isolate.RecordTemplate, len(made))
 	if err != nil {
 		return made, err
