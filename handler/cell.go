@@ -83,27 +83,45 @@ var cellNumber atomic.Uint64
 // StartCell starts cmd in a new leaf of group. With a nil group nothing is
 // limited, and Enforced says so. After an error nothing is left.
 func StartCell(cmd *launcher.Cmd, group *cgroup.Group, limits cgroup.Limits, budgets Budgets) (*Cell, error) {
-	c := &Cell{cmd: cmd, killOne: limits.KillOne, grace: budgets.Grace, done: make(chan struct{})}
+	c, err := newCell(cmd, group, limits)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Start(budgets); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// PrepareCell is a warm cell: all of StartCell but the program, see Cmd.Prepare.
+// It must be started or released.
+func PrepareCell(cmd *launcher.Cmd, group *cgroup.Group, limits cgroup.Limits) (*Cell, error) {
+	c, err := newCell(cmd, group, limits)
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Prepare(); err != nil {
+		c.Release()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Start starts the program of a warm cell, whose Cmd was given its Path, Args, Env
+// and Dir. After an error nothing is left.
+func (c *Cell) Start(budgets Budgets) error {
+	c.grace = budgets.Grace
 	if c.grace == 0 {
 		c.grace = DefaultGrace
 	}
-	if group != nil {
-		leaf, err := group.Begin(leafName(cmd.Path), limits)
-		if err != nil {
-			return nil, err
-		}
-		c.Leaf = leaf
-		cmd.Cgroup, cmd.CgroupTasks = leaf.File(), leaf.Tasks()
-		cmd.CgroupReady = leaf.Ready
-	}
 	c.started = time.Now()
-	if err := cmd.Start(); err != nil {
+	if err := c.cmd.Start(); err != nil {
 		if c.Leaf != nil {
 			c.Leaf.Close()
 		}
-		return nil, err
+		return err
 	}
-	c.Enforced = slices.Clone(cmd.Plan.Enforced)
+	c.Enforced = slices.Clone(c.cmd.Plan.Enforced)
 	if c.Leaf != nil {
 		c.Enforced = append(c.Enforced, c.Leaf.Enforced()...)
 	} else {
@@ -118,6 +136,29 @@ func StartCell(cmd *launcher.Cmd, group *cgroup.Group, limits cgroup.Limits, bud
 		c.watchCPU(budgets.CPU)
 	}
 	go c.wait()
+	return nil
+}
+
+// Release ends a warm cell that will not be started.
+func (c *Cell) Release() {
+	c.cmd.Release()
+	if c.Leaf != nil {
+		c.Leaf.Close()
+	}
+}
+
+func newCell(cmd *launcher.Cmd, group *cgroup.Group, limits cgroup.Limits) (*Cell, error) {
+	c := &Cell{cmd: cmd, killOne: limits.KillOne, done: make(chan struct{})}
+	if group != nil {
+		leaf, err := group.Begin(leafName(cmd.Path), limits)
+		if err != nil {
+			cmd.Release()
+			return nil, err
+		}
+		c.Leaf = leaf
+		cmd.Cgroup, cmd.CgroupTasks = leaf.File(), leaf.Tasks()
+		cmd.CgroupReady = leaf.Ready
+	}
 	return c, nil
 }
 

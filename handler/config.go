@@ -38,6 +38,7 @@ type Config struct {
 	Limits          cgroup.Limits // of each process
 	Budgets         Budgets       // of each process
 	Isolation       isolate.Spec  // of each process, without programs and paths
+	Warm            int           // cells kept ready, each with some 300 KiB of the kernel's memory; 0: none
 }
 
 // An EnvPolicy says which variables an actor may set.
@@ -53,6 +54,7 @@ const (
 	DefaultMaxOutputBuffer = 1 << 20
 
 	maxMaxProcesses    = 100000
+	maxWarm            = 1000
 	maxMaxOutputBuffer = 1 << 30
 )
 
@@ -108,6 +110,7 @@ type configFile struct {
 	Profile         string              `toml:"profile"`
 	Network         string              `toml:"network"`
 	NoJIT           bool                `toml:"no_jit"`
+	Warm            int64               `toml:"warm"`
 	Limits          limitsFile          `toml:"limits"`
 }
 
@@ -338,6 +341,10 @@ func (f *configFile) config() (Config, error) {
 		fault(`network %q: "none" or "host"`, f.Network)
 	}
 	c.Isolation.NoJIT = f.NoJIT
+	if f.Warm < 0 || f.Warm > maxWarm {
+		fault("warm %d is not between 0 and %d", f.Warm, maxWarm)
+	}
+	c.Warm = int(f.Warm)
 	c.Unlimited = f.Limits.none
 	c.Limits, c.Budgets = f.Limits.limits()
 	if err := c.Limits.Check(); err != nil {

@@ -50,6 +50,7 @@ type Handler struct {
 	group    *cgroup.Group
 	recorder Recorder
 	stats    counters
+	pool     pool
 
 	mu        sync.Mutex
 	wake      sync.Cond // for deliver: ready or closed has changed
@@ -116,6 +117,7 @@ func New(c Config, l *launcher.Launcher, g *cgroup.Group, recorder Recorder) (*H
 	h := &Handler{policy: p, launcher: l, group: g, recorder: recorder, processes: map[uint64]*process{}, delivered: make(chan struct{})}
 	h.wake.L, h.idle.L = &h.mu, &h.mu
 	go h.deliver()
+	h.fill()
 	return h, nil
 }
 
@@ -162,24 +164,30 @@ func (h *Handler) spawn(ctx context.Context, r ProcessConfig, sink Sink, e *Even
 	e.Process = id
 	p := &process{h: h, id: id, request: r, sink: sink, open: 3}
 	p.space.L = &p.mu
-	// The caller's context ends the start; once the program runs, only we do.
-	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, cancel)
-	defer stop()
-	cmd := h.launcher.Command(life, m.path, r.Args...)
-	cmd.Args[0] = r.Program
-	cmd.Env, cmd.Dir, cmd.Isolation = m.env, r.Cwd, m.spec
-	if err := p.attach(cmd, m); err != nil {
-		p.discard()
+	if err := ctx.Err(); err != nil {
 		h.unreserve()
 		return 0, nil, err
 	}
+	s, err := h.take(m.path)
+	if err != nil {
+		h.unreserve()
+		return 0, nil, err
+	}
+	defer h.fill()
+	// The caller's context ends the start; once the program runs, only we do.
+	stop := context.AfterFunc(ctx, s.cancel)
+	defer stop()
+	s.cmd.Args = append([]string{r.Program}, r.Args...)
+	s.cmd.Env, s.cmd.Dir = m.env, r.Cwd
+	p.attach(s, m)
 	p.start = time.Now()
 	p.lastLook = p.start
-	p.cell, err = StartCell(cmd, h.group, h.policy.config.Limits, h.policy.config.Budgets)
-	if err != nil {
-		p.discard()
+	if p.cell, err = s.start(h); err != nil {
+		s.cancel()
 		h.unreserve()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
 		return 0, nil, err
 	}
 	if most := h.policy.config.Budgets.Output; most > 0 {
@@ -463,6 +471,7 @@ func (h *Handler) shut() {
 	if closed {
 		return
 	}
+	h.drainPool()
 	h.killAll()
 	h.mu.Lock()
 	var all []*process

@@ -59,6 +59,8 @@ type policy struct {
 	programs []program
 	paths    []string // that are shown, resolved
 	mounts   []isolate.Mount
+
+	isolation isolate.Spec // of every process
 }
 
 type program struct {
@@ -121,6 +123,7 @@ func newPolicy(c Config) (p *policy, missing []string, err error) {
 			p.programs[i].args = append(p.programs[i].args, r)
 		}
 	}
+	p.isolation = p.spec()
 	return p, missing, errors.Join(faults...)
 }
 
@@ -139,7 +142,6 @@ type permit struct {
 	env        []string // NAME=value
 	stdoutSize int      // of events
 	stderrSize int
-	spec       isolate.Spec
 }
 
 // check decides on a request; the error is a *Denial.
@@ -151,7 +153,7 @@ func (p *policy) check(r ProcessConfig) (*permit, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &permit{path: allowed.path, spec: p.spec()}
+	m := &permit{path: allowed.path}
 	if err := p.checkDir(r.Cwd); err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/proscenium-dev/proscenium/launcher"
 	"golang.org/x/sys/unix"
 )
 
@@ -87,40 +86,12 @@ func growPipe(f *os.File) {
 	})
 }
 
-// attach makes the pipes of the command. After an error, discard what it made.
-func (p *process) attach(cmd *launcher.Cmd, m *permit) error {
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	growPipe(stdout)
-	p.streams[0] = newStream(p, "stdout", stdout, p.request.StdoutMode, m.stdoutSize)
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		return err
-	}
-	growPipe(stderr)
-	p.streams[1] = newStream(p, "stderr", stderr, p.request.StderrMode, m.stderrSize)
-	if p.h.policy.config.StdinNull {
-		return nil
-	}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return err
-	}
-	p.stdin = newStdin(p, in)
-	return nil
-}
-
-// discard closes what attach opened, of a process that did not start.
-func (p *process) discard() {
-	for _, s := range p.streams {
-		if s != nil {
-			s.file.Close()
-		}
-	}
-	if p.stdin != nil {
-		p.stdin.file.Close()
+// attach takes our ends of the pipes.
+func (p *process) attach(s *stage, m *permit) {
+	p.streams[0] = newStream(p, "stdout", s.stdout, p.request.StdoutMode, m.stdoutSize)
+	p.streams[1] = newStream(p, "stderr", s.stderr, p.request.StderrMode, m.stderrSize)
+	if s.stdin != nil {
+		p.stdin = newStdin(p, s.stdin)
 	}
 }
 

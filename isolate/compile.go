@@ -23,6 +23,8 @@ type Plan struct {
 	// FreshNetwork is a launcher that makes the network namespace ahead, off
 	// the path of the start; else stage one's clone does.
 	FreshNetwork bool
+	// InTemplate is a start that finds its root made.
+	InTemplate bool
 	// Enforced is what holds once the program runs.
 	Enforced Enforced
 
@@ -75,10 +77,11 @@ const TreesPerMessage = 250
 // find libraries and resolve links) and changes nothing. All faults of the spec
 // and the program are reported together.
 func Compile(spec Spec, program Program, host Host) (*Plan, error) {
-	if err := errors.Join(spec.check(), checkPath("program", program.Path), program.check()); err != nil {
+	spec.Allow = append(slices.Clone(spec.Allow), program.Path)
+	if err := errors.Join(spec.check(), program.check()); err != nil {
 		return nil, err
 	}
-	p, err := Prepare(spec, program.Path, host)
+	p, err := Prepare(spec, host)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +212,7 @@ func (c *compiler) compile() error {
 	if err := c.start(); err != nil {
 		return err
 	}
-	c.plan.FreshNetwork = c.freshNetwork()
+	c.plan.FreshNetwork, c.plan.InTemplate = c.freshNetwork(), c.given.Template
 	c.enforced()
 	return nil
 }
@@ -253,13 +256,10 @@ func (p *Profile) fillView() error {
 			return err
 		}
 	}
-	for _, name := range append(slices.Clone(p.spec.Allow), p.program) {
+	for _, name := range p.spec.Allow {
 		if err := v.program(name); err != nil {
 			return err
 		}
-	}
-	if err := v.runnable(p.program); err != nil {
-		return err
 	}
 	for _, m := range p.spec.Mounts {
 		if m, ok := m.(bindMount); ok {
@@ -285,7 +285,7 @@ func (p *Profile) fillView() error {
 // programs counts what may be started.
 func (c *compiler) programs() int {
 	distinct := map[string]bool{}
-	for _, p := range append(slices.Clone(c.spec.Allow), c.program) {
+	for _, p := range c.spec.Allow {
 		if real, err := c.view.resolve(p); err == nil {
 			distinct[real] = true
 		}

@@ -1,27 +1,25 @@
 package isolate
 
 import (
-	"errors"
 	"io/fs"
 	"sync"
 	"syscall"
 )
 
-// A Profile is a Spec that has been looked into for one program: what it will
-// see is found, and every fault but those of arguments is reported. Finding it
-// takes a millisecond; a Profile that is Fresh gives plan after plan for some
+// A Profile is a Spec that has been looked into: what its programs will see is
+// found, and every fault but those of arguments is reported. Finding it takes a
+// millisecond; a Profile that is Fresh gives plan after plan for some
 // microseconds each. It is safe for concurrent use.
 type Profile struct {
-	spec    Spec
-	program string
-	host    Host
-	view    *view
-	uid     int // outside
-	gid     int
-	seen    *recorder
+	spec     Spec
+	host     Host
+	view     *view
+	uid, gid int // outside
+	seen     *recorder
 
-	mu    sync.Mutex
-	plans map[Given]*Plan // without a program
+	mu       sync.Mutex
+	plans    map[Given]*Plan // without a program
+	runnable map[string]bool // programs that have been looked at
 }
 
 // Given is what a start finds prepared.
@@ -34,17 +32,17 @@ type Given struct {
 	Template bool
 }
 
-// Prepare looks into the host's files for what program needs under spec. It
+// Prepare looks into the host's files for what the programs of spec.Allow need. It
 // changes nothing. All faults of the spec are reported together.
-func Prepare(spec Spec, program string, host Host) (*Profile, error) {
-	if err := errors.Join(spec.check(), checkPath("program", program)); err != nil {
+func Prepare(spec Spec, host Host) (*Profile, error) {
+	if err := spec.check(); err != nil {
 		return nil, err
 	}
 	seen := &recorder{fileSystem: host.Files, stamps: map[look]stamp{}}
 	host.Files = seen
 	p := &Profile{
-		spec: spec.withDefaults(), program: program, host: host, view: newView(seen), seen: seen,
-		uid: host.UID, gid: host.GID, plans: map[Given]*Plan{},
+		spec: spec.withDefaults(), host: host, view: newView(seen), seen: seen,
+		uid: host.UID, gid: host.GID, plans: map[Given]*Plan{}, runnable: map[string]bool{},
 	}
 	if host.Privileged {
 		p.uid, p.gid = p.spec.HostUID, p.spec.HostGID
@@ -63,15 +61,21 @@ func Prepare(spec Spec, program string, host Host) (*Profile, error) {
 // for each.
 func (p *Profile) Fresh() bool { return p.seen.fresh() }
 
-// Plan is the plan by which the program starts with these arguments. The path
-// must be the profile's.
+// Plan is the plan by which the program, one of the spec's, starts with these
+// arguments.
 func (p *Profile) Plan(program Program, given Given) (*Plan, error) {
 	if err := program.check(); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.runnable[program.Path] {
+		if err := p.view.runnable(program.Path); err != nil {
+			return nil, err
+		}
+		p.runnable[program.Path] = true
+	}
 	base := p.plans[given]
-	p.mu.Unlock()
 	if base == nil {
 		c := compiler{Profile: p, given: given, plan: &Plan{privileged: p.host.Privileged, uid: p.uid, gid: p.gid}}
 		if err := c.compile(); err != nil {
@@ -85,9 +89,7 @@ func (p *Profile) Plan(program Program, given Given) (*Plan, error) {
 			}
 			s.encoded = b
 		}
-		p.mu.Lock()
 		p.plans[given] = base
-		p.mu.Unlock()
 	}
 	return base.with(program), nil
 }

@@ -52,6 +52,7 @@ type Cmd struct {
 	launcher  *Launcher
 	ctx       context.Context
 	started   bool
+	warm      *cell       // prepared
 	afterExec []io.Closer // our copies of the program's ends of pipes
 	onFailure []io.Closer // our own ends
 }
@@ -91,20 +92,49 @@ func (c *Cmd) Run() error {
 // startTimeout bounds a start: a host so slow is broken.
 const startTimeout = 30 * time.Second
 
+// Prepare does of Start what does not depend on the program: a warm cell, which
+// waits for it. Until Start, Path may still become another program of
+// Isolation.Allow, and Args, Env and Dir may change; nothing else. A Cmd that was
+// prepared must be started or released.
+func (c *Cmd) Prepare() error {
+	if c.started || c.warm != nil {
+		return errors.New("launcher: a Cmd is prepared once, before its start")
+	}
+	w, err := c.newCell()
+	if err != nil {
+		return err
+	}
+	w.unlimit()
+	c.warm = w
+	return w.pair.setDeadline(time.Time{})
+}
+
+// Release ends a cell that was prepared and will not be started.
+func (c *Cmd) Release() {
+	if c.warm != nil {
+		c.warm.abandon()
+		c.warm = nil
+	}
+	c.started = true
+	c.closeFiles(true)
+}
+
+func (c *Cmd) closeFiles(failed bool) {
+	for _, f := range c.afterExec {
+		f.Close()
+	}
+	if failed {
+		for _, f := range c.onFailure {
+			f.Close()
+		}
+	}
+}
+
 // Start starts the program. When it returns without an error the program's
 // execve has succeeded (or its group was killed at that moment, by its memory
 // limit say, which Wait tells); otherwise nothing of it is left.
 func (c *Cmd) Start() (err error) {
-	defer func() {
-		for _, f := range c.afterExec {
-			f.Close()
-		}
-		if err != nil {
-			for _, f := range c.onFailure {
-				f.Close()
-			}
-		}
-	}()
+	defer func() { c.closeFiles(err != nil) }()
 	if c.started {
 		return errors.New("launcher: a Cmd is started once")
 	}
@@ -254,27 +284,18 @@ func readTail(r io.Reader) []byte {
 	}
 }
 
-// launch finds the plan and carries it through the life of a start.
+// launch carries the plan through the life of a start.
 func (c *Cmd) launch() (p *Process, err error) {
-	profile, template, err := c.launcher.profile(c.Isolation, c.Path)
+	cell, err := c.warmCell()
 	if err != nil {
 		return nil, err
 	}
-	namespaces, release := template.hold()
-	defer release()
-	given := isolate.Given{Groups: len(c.CgroupTasks), Template: namespaces != nil}
-	c.Plan, err = profile.Plan(isolate.Program{Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir}, given)
-	if err != nil {
-		return nil, err
+	if cell == nil {
+		if cell, err = c.newCell(); err != nil {
+			return nil, err
+		}
 	}
-	program, err := c.Plan.Program.Encode()
-	if err != nil {
-		return nil, err
-	}
-	p, err = c.begin(namespaces)
-	if err != nil {
-		return nil, err
-	}
+	p = cell.Process
 	defer func() {
 		if err != nil {
 			p.abandon()
@@ -286,7 +307,7 @@ func (c *Cmd) launch() (p *Process, err error) {
 			return p, err
 		}
 	}
-	if err := p.sendPlan(program); err != nil {
+	if err := p.sendPlan(cell.program); err != nil {
 		return p, err
 	}
 	if err := p.begun(); err != nil {
@@ -296,6 +317,69 @@ func (c *Cmd) launch() (p *Process, err error) {
 		return p, c.ctx.Err() // cancelled just now: the deadline may be set
 	}
 	return p, p.pair.setDeadline(time.Time{})
+}
+
+// A cell is an init that waits for its program.
+type cell struct {
+	*Process
+	profile *isolate.Profile
+	given   isolate.Given
+	program []byte // the plan's last part
+}
+
+// newCell finds the plan and starts an init by it.
+func (c *Cmd) newCell() (*cell, error) {
+	profile, template, err := c.launcher.profile(c.Isolation, c.Path)
+	if err != nil {
+		return nil, err
+	}
+	namespaces, release := template.hold()
+	defer release()
+	given := isolate.Given{Groups: len(c.CgroupTasks), Template: namespaces != nil}
+	program, err := c.compile(profile, given)
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.begin(namespaces)
+	if err != nil {
+		return nil, err
+	}
+	return &cell{p, profile.Profile, given, program}, nil
+}
+
+// compile makes the plan and encodes its last part.
+func (c *Cmd) compile(p *profile, given isolate.Given) (program []byte, err error) {
+	c.Plan, err = p.Plan(isolate.Program{Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir}, given)
+	if err != nil {
+		return nil, err
+	}
+	return c.Plan.Program.Encode()
+}
+
+// warmCell is the cell that was prepared, for the program as it now stands; none
+// if the host's files have changed since, or init is gone.
+func (c *Cmd) warmCell() (*cell, error) {
+	w := c.warm
+	c.warm = nil
+	if w == nil {
+		return nil, nil
+	}
+	profile, _, err := c.launcher.profile(c.Isolation, c.Path)
+	if err != nil {
+		w.abandon()
+		return nil, err
+	}
+	if profile.Profile != w.profile || ended(w.init, 0) {
+		w.abandon()
+		return nil, nil
+	}
+	if w.program, err = c.compile(profile, w.given); err != nil {
+		w.abandon()
+		return nil, err
+	}
+	w.plan = c.Plan
+	w.limit(c.ctx, c.launcher.life)
+	return w, nil
 }
 
 // begin starts init, which sets the cell up and then waits for the program. It

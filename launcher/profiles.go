@@ -5,12 +5,13 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/proscenium-dev/proscenium/isolate"
 )
 
-// profiles remembers what starts of one spec and program have in common: the
+// profiles remembers what starts of one spec have in common: the
 // profile, looked into once as long as the host's files stay as they are, and from
 // the second start on its template, which is made while the starts go on without
 // one.
@@ -29,8 +30,8 @@ type profile struct {
 	template   *template // nil: not asked for, or none is possible
 }
 
-// A template is the namespaces of isolate's. Profiles that differ in the program
-// alone share one.
+// A template is the namespaces of isolate's. Profiles that come to the same share
+// one.
 type template struct {
 	mu        sync.RWMutex // held for reading while the descriptors are sent
 	user, mnt *os.File     // nil: not made yet, or closed
@@ -44,7 +45,10 @@ const maxProfiles = 64
 // has one.
 func (l *Launcher) profile(spec isolate.Spec, program string) (*profile, *template, error) {
 	ps := &l.profiles
-	key := fmt.Sprintf("%q %#v", program, spec)
+	if !slices.Contains(spec.Allow, program) {
+		spec.Allow = append(slices.Clone(spec.Allow), program)
+	}
+	key := fmt.Sprintf("%#v", spec)
 	ps.mu.Lock()
 	p := ps.entries[key]
 	ps.mu.Unlock()
@@ -53,7 +57,7 @@ func (l *Launcher) profile(spec isolate.Spec, program string) (*profile, *templa
 		if err != nil {
 			return nil, nil, err
 		}
-		looked, err := isolate.Prepare(spec, program, host)
+		looked, err := isolate.Prepare(spec, host)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -7,7 +7,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -224,6 +226,49 @@ func Look(t testing.TB, cmd *launcher.Cmd) Seen {
 	t.Helper()
 	cmd.Env = append(cmd.Env, RoleEnv("probe"))
 	out, err := cmd.Output()
+	return parse(t, out, err)
+}
+
+// LookWarm is Look in a cell that is warm before.
+func LookWarm(t testing.TB, cmd *launcher.Cmd) Seen {
+	t.Helper()
+	w := Prepare(t, cmd)
+	cmd.Env = append(cmd.Env, RoleEnv("probe"))
+	out, err := w.Output()
+	return parse(t, out, err)
+}
+
+// A Warm is a command that was prepared, with its output.
+type Warm struct {
+	*launcher.Cmd
+	stdout *os.File
+}
+
+// Prepare prepares the command.
+func Prepare(t testing.TB, cmd *launcher.Cmd) *Warm {
+	t.Helper()
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Prepare()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Warm{cmd, stdout}
+}
+
+// Output runs it to its end.
+func (w *Warm) Output() ([]byte, error) {
+	if err := w.Start(); err != nil {
+		return nil, err
+	}
+	defer w.stdout.Close()
+	out, err := io.ReadAll(w.stdout)
+	return out, errors.Join(err, w.Wait())
+}
+
+func parse(t testing.TB, out []byte, err error) Seen {
+	t.Helper()
 	if err != nil {
 		t.Fatalf("the probe: %v\n%s", err, out)
 	}

@@ -1,0 +1,142 @@
+package handler
+
+import (
+	"context"
+	"os"
+	"sync"
+
+	"github.com/proscenium-dev/proscenium/launcher"
+)
+
+// A stage is a cell with its pipes, before it has a program: warm, if its init is
+// there already.
+type stage struct {
+	cmd                   *launcher.Cmd
+	cell                  *Cell // nil: cold
+	cancel                context.CancelFunc
+	stdin, stdout, stderr *os.File // our ends; stdin is nil where programs have none
+}
+
+// newStage makes the command and its pipes. After an error nothing is left.
+func (h *Handler) newStage(path string) (s *stage, err error) {
+	life, cancel := context.WithCancel(context.Background())
+	s = &stage{cmd: h.launcher.Command(life, path), cancel: cancel}
+	s.cmd.Isolation = h.policy.isolation
+	defer func() {
+		if err != nil {
+			s.discard()
+		}
+	}()
+	if s.stdout, err = s.cmd.StdoutPipe(); err != nil {
+		return nil, err
+	}
+	growPipe(s.stdout)
+	if s.stderr, err = s.cmd.StderrPipe(); err != nil {
+		return nil, err
+	}
+	growPipe(s.stderr)
+	if !h.policy.config.StdinNull {
+		if s.stdin, err = s.cmd.StdinPipe(); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// discard ends a stage on which nothing was started.
+func (s *stage) discard() {
+	if s.cell != nil {
+		s.cell.Release()
+	} else {
+		s.cmd.Release()
+	}
+	s.cancel()
+}
+
+// start starts the program that the command now says.
+func (s *stage) start(h *Handler) (*Cell, error) {
+	c := h.policy.config
+	if s.cell != nil {
+		return s.cell, s.cell.Start(c.Budgets)
+	}
+	return StartCell(s.cmd, h.group, c.Limits, c.Budgets)
+}
+
+// A pool keeps warm cells of a handler's one profile. They are made again off the
+// path of a start, one at a time.
+type pool struct {
+	mu      sync.Mutex
+	stages  []*stage
+	filling bool
+	closed  bool
+	filled  sync.WaitGroup
+}
+
+// take is a stage for the program, warm if there is one.
+func (h *Handler) take(path string) (*stage, error) {
+	h.pool.mu.Lock()
+	if n := len(h.pool.stages); n > 0 {
+		s := h.pool.stages[0]
+		h.pool.stages = h.pool.stages[1:]
+		h.pool.mu.Unlock()
+		s.cmd.Path = path
+		return s, nil
+	}
+	h.pool.mu.Unlock()
+	return h.newStage(path)
+}
+
+// fill brings the pool to its size, if nobody does already. A cell that cannot be
+// made ahead is no error: the start that wants it will have it.
+func (h *Handler) fill() {
+	p := &h.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.filling || p.closed || len(p.stages) >= h.policy.config.Warm || len(h.policy.programs) == 0 {
+		return
+	}
+	p.filling = true
+	p.filled.Go(func() {
+		for h.addWarm() {
+		}
+	})
+}
+
+// addWarm adds one and says whether another is wanted.
+func (h *Handler) addWarm() bool {
+	s, err := h.newStage(h.policy.programs[0].path)
+	if err == nil {
+		if s.cell, err = PrepareCell(s.cmd, h.group, h.policy.config.Limits); err != nil {
+			s.discard()
+		}
+	}
+	p := &h.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err != nil:
+		h.policy.config.Logger.Warn("no warm cell", "error", err)
+		p.filling = false
+	case p.closed:
+		s.discard()
+		p.filling = false
+	default:
+		p.stages = append(p.stages, s)
+		p.filling = len(p.stages) < h.policy.config.Warm
+	}
+	return p.filling
+}
+
+// drainPool releases the warm cells; there will be no more.
+func (h *Handler) drainPool() {
+	p := &h.pool
+	p.mu.Lock()
+	p.closed = true
+	stages := p.stages
+	p.stages = nil
+	p.mu.Unlock()
+	for _, s := range stages {
+		s.discard()
+	}
+	p.filled.Wait()
+}
