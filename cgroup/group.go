@@ -146,6 +146,7 @@ func Open() (*Group, error) {
 			g.Close()
 			return nil, &LayoutError{Where: filepath.Dir(dir), Remedy: remedyDelegate, Err: err}
 		}
+		step("place made")
 	}
 	return g, nil
 }
@@ -176,6 +177,7 @@ func (g *Group) openUnified(base hierarchy) error {
 	if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return refuse(err)
 	}
+	step("place made")
 	leaf := filepath.Join(own, supervisor)
 	undo := func(err error) error {
 		moveMembers(leaf, base.dir())
@@ -188,14 +190,17 @@ func (g *Group) openUnified(base hierarchy) error {
 		if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return undo(err)
 		}
+		step("supervisor made")
 		if err := write(leaf, "cgroup.procs", "0"); err != nil {
 			return undo(err)
 		}
+		step("supervisor entered")
 	}
 	for _, dir := range []string{base.dir(), own} {
 		if err := enable(dir, leaf); err != nil {
 			return undo(err)
 		}
+		step("controllers enabled")
 	}
 	return nil
 }
@@ -270,8 +275,10 @@ func (g *Group) Close() error {
 		g.leaveSupervisor()
 	}
 	var errs []error
+	step("supervisor left")
 	for _, dir := range g.dirs() {
 		errs = append(errs, removeInstance(dir))
+		step("place removed")
 	}
 	return errors.Join(errs...)
 }
@@ -283,6 +290,7 @@ func (g *Group) Close() error {
 func (g *Group) leaveSupervisor() {
 	own := g.unified.dir()
 	parent := filepath.Dir(own)
+	sweep(parent) // the dead are nobody: who leaves last takes their groups along
 	others, _ := filepath.Glob(filepath.Join(parent, namePrefix+"*"))
 	if len(others) > 1 {
 		return

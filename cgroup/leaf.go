@@ -69,6 +69,7 @@ func (g *Group) Begin(name string, limits Limits) (_ *Leaf, err error) {
 			return nil, err
 		}
 		l.dirs = append(l.dirs, dir)
+		step("leaf made")
 	}
 	if g.unified != nil {
 		if l.unified, err = os.Open(filepath.Join(g.unified.dir(), name)); err != nil {
@@ -104,11 +105,13 @@ func (l *Leaf) limit(g *Group) (err error) {
 	if err != nil {
 		return err
 	}
+	step("limits written")
 	for _, s := range settings {
 		if err := s.verify(); err != nil {
 			return err
 		}
 	}
+	step("limits read back")
 	l.describe(g)
 	if len(g.legacy) == 0 {
 		return l.stats.openUnified(l.unified.Name())
@@ -221,6 +224,7 @@ func (l *Leaf) Close() error {
 	var errs []error
 	for _, dir := range slices.Backward(l.dirs) {
 		errs = append(errs, rmdir(dir))
+		step("leaf removed")
 	}
 	return errors.Join(errs...)
 }

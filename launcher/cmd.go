@@ -307,12 +307,15 @@ func (c *Cmd) launch() (p *Process, err error) {
 			return p, err
 		}
 	}
+	step("groups ready")
 	if err := p.sendPlan(cell.program); err != nil {
 		return p, err
 	}
+	step("plan sent")
 	if err := p.begun(); err != nil {
 		return p, err
 	}
+	step("begun")
 	if !p.unlimit() {
 		return p, c.ctx.Err() // cancelled just now: the deadline may be set
 	}
@@ -403,6 +406,7 @@ func (c *Cmd) begin(namespaces []int) (p *Process, err error) {
 			p, err = nil, c.because(err)
 		}
 	}()
+	step("pair made")
 	if err := pair.send(stageOne); err != nil {
 		return p, err
 	}
@@ -411,13 +415,16 @@ func (c *Cmd) begin(namespaces []int) (p *Process, err error) {
 			return p, err
 		}
 	}
+	step("stage one's plan sent")
 	if err := c.requestInit(farFile); err != nil {
 		return p, err
 	}
 	farFile.Close()
+	step("request sent")
 	if err := p.sendSetUp(c.CgroupTasks); err != nil {
 		return p, err
 	}
+	step("set-up sent")
 	return p, p.launched()
 }
 

@@ -127,16 +127,13 @@ func (l *Launcher) Pid() int { return l.process.Pid }
 
 // request hands the descriptors to the launcher.
 func (l *Launcher) request(r request, fds []int) error {
-	if err := l.control.send(r.encode(), fds...); err != nil {
-		select {
-		case <-l.done:
-			return l.err
-		default:
-		}
-		if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
-			return errClosed
-		}
-		return err
+	err := l.control.send(r.encode(), fds...)
+	switch {
+	case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
+		<-l.done // its end of the socket is closed: so it has ended, or is about to
+		return l.err
+	case errors.Is(err, os.ErrClosed):
+		return errClosed
 	}
-	return nil
+	return err
 }

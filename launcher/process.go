@@ -152,6 +152,7 @@ func (p *Process) launched() error {
 func (p *Process) advance(r isolate.Record, fds []int) (done bool, err error) {
 	if r.Kind == isolate.RecordCloned && len(fds) == 1 && p.init < 0 {
 		p.init = fds[0]
+		step("cloned")
 		return false, nil
 	}
 	closeAll(fds)
@@ -163,6 +164,7 @@ func (p *Process) advance(r isolate.Record, fds []int) (done bool, err error) {
 	case p.init < 0 || r.Value != 0:
 		return false, p.failure("stage one", "clone", fmt.Errorf("init was killed before its exec (wait status %#x): is its control group, or the launcher's, one that was killed once, or its memory limit too small?", uint32(r.Value)))
 	}
+	step("launched")
 	return true, nil
 }
 
@@ -190,6 +192,7 @@ func (p *Process) sendSetUp(groups []*os.File) error {
 	if err != nil {
 		return p.failure("host", "detached mounts", err)
 	}
+	step("detached mounts made")
 	if err := p.sendPlan(plan); err != nil {
 		return err
 	}

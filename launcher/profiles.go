@@ -162,6 +162,7 @@ func (l *Launcher) newTemplate(ctx context.Context, plan *isolate.Plan) (made [2
 	if err != nil {
 		return made, err
 	}
+	step("template made")
 	return [2]*os.File{os.NewFile(uintptr(fds[0]), "user namespace"), os.NewFile(uintptr(fds[1]), "mount namespace")}, nil
 }
 

@@ -107,9 +107,11 @@ func (s *server) start(b []byte, fds []int, net *network) {
 	if len(fds) == 0 {
 		return // nowhere to answer
 	}
+	step("request taken")
 	r, err := decodeRequest(b, len(fds))
 	if err == nil {
 		err = net.enter(r.freshNetwork)
+		step("network entered")
 	}
 	if err == nil {
 		err = s.stageOne(r, fds)
@@ -151,6 +153,7 @@ func (s *server) stageOne(r request, fds []int) error {
 		s.mu.Unlock()
 	}
 	s.forks.RUnlock()
+	step("forked")
 	if err != nil {
 		return err
 	}
@@ -186,8 +189,10 @@ func (s *server) reap() {
 		delete(s.waiting, pid)
 		s.mu.Unlock()
 		if ok {
+			step("stage one ended")
 			answer(fd, isolate.Record{Kind: isolate.RecordLaunched, Value: uint64(status)})
 			unix.Close(fd)
+			step("answered")
 		}
 	}
 }

@@ -83,7 +83,9 @@ func recvmsg(fd int, b []byte, maxFDs int) (int, []int, error) {
 	}
 	for {
 		n, controlLen, flags, _, err := unix.Recvmsg(fd, b, control, unix.MSG_CMSG_CLOEXEC)
-		if err == unix.EINTR {
+		// ECONNRESET is told once, when the far end is gone without having read
+		// everything, and before what it has sent itself: that is read next.
+		if err == unix.EINTR || err == unix.ECONNRESET {
 			continue
 		}
 		if err != nil {

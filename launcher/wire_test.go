@@ -3,6 +3,7 @@ package launcher
 import (
 	"bytes"
 	"debug/elf"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -88,5 +89,29 @@ func TestInitImage(t *testing.T) {
 	}
 	if strings.Contains(string(image), "go.buildid") || bytes.Contains(image, initEnd) {
 		t.Error("more than the text was copied")
+	}
+}
+
+// TestLastWords: what the far end said before it went is read, also if it left
+// something unread behind.
+func TestLastWords(t *testing.T) {
+	near, far, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	if err := near.send([]byte("never read")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Sendmsg(far, []byte("why"), nil, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(far)
+	b := make([]byte, 8)
+	if n, _, err := near.recv(b, 0); err != nil || string(b[:n]) != "why" {
+		t.Errorf("%q, %v", b[:n], err)
+	}
+	if _, _, err := near.recv(b, 0); err != io.EOF {
+		t.Errorf("%v, want io.EOF", err)
 	}
 }
