@@ -64,6 +64,8 @@ type Group struct {
 	unified *hierarchy           // nil where cgroup2 is not mounted
 	legacy  map[string]hierarchy // by controller; empty in a unified layout
 
+	ceilings []ceiling // of the groups above
+
 	mu     sync.Mutex
 	closed bool
 }
@@ -130,25 +132,36 @@ func Open() (*Group, error) {
 		h.group = filepath.Join(h.group, id)
 		g.unified = &h
 	}
-	if len(l.legacy) == 0 {
-		if err := g.openUnified(*l.unified); err != nil {
-			return nil, err
-		}
-		return g, nil
-	}
 	for name, h := range l.legacy {
 		sweep(h.dir())
 		h.group = filepath.Join(h.group, id)
 		g.legacy[name] = h
 	}
+	if len(l.legacy) == 0 {
+		err = g.openUnified(*l.unified)
+	} else {
+		err = g.openLegacy()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := g.openCeilings(); err != nil {
+		g.Close()
+		return nil, &LayoutError{Where: g.dirs()[0], Remedy: remedyMount, Err: err}
+	}
+	return g, nil
+}
+
+// openLegacy makes the place for leaves in every hierarchy.
+func (g *Group) openLegacy() error {
 	for _, dir := range g.dirs() {
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			g.Close()
-			return nil, &LayoutError{Where: filepath.Dir(dir), Remedy: remedyDelegate, Err: err}
+			return &LayoutError{Where: filepath.Dir(dir), Remedy: remedyDelegate, Err: err}
 		}
 		step("place made")
 	}
-	return g, nil
+	return nil
 }
 
 // dirs are this process's own directories, each once, v2 first.
@@ -271,6 +284,9 @@ func (g *Group) Close() error {
 		return nil
 	}
 	g.closed = true
+	for _, c := range g.ceilings {
+		c.close()
+	}
 	if len(g.legacy) == 0 {
 		g.leaveSupervisor()
 	}

@@ -101,6 +101,9 @@ func (l *Leaf) limit(g *Group) (err error) {
 		settings, err = l.limits.writeUnified(g.unified.mount, filepath.Join(g.unified.group, l.name))
 	} else {
 		settings, err = l.limits.writeLegacy(g.legacy, l.name)
+		if errors.Is(err, unix.EINVAL) { // v1 takes no CPU limit above an ancestor's
+			err = fmt.Errorf("%w%s", err, g.above("cpu", l.limits.CPU))
+		}
 	}
 	if err != nil {
 		return err
@@ -148,20 +151,22 @@ func (l *Leaf) listen(g *Group) (err error) {
 	return err
 }
 
-// describe says what holds, in words for reports and the audit log.
+// describe says what holds, in words for reports and the audit log: the leaf's
+// limits, and those of groups above it that are tighter.
 func (l *Leaf) describe(g *Group) {
 	add := func(format string, args ...any) { l.enforced = append(l.enforced, fmt.Sprintf(format, args...)) }
 	tree := "the whole tree dies"
 	if l.limits.KillOne {
 		tree = "one process dies"
 	}
-	add("memory: %d bytes, no swap, %s when it runs out", l.limits.Memory, tree)
-	add("cpu: %g cores over %v", l.limits.CPU, l.limits.CPUPeriod)
-	add("pids: %d", l.limits.Pids)
+	add("memory: %d bytes, no swap, %s when it runs out%s", l.limits.Memory, tree, g.above("memory", float64(l.limits.Memory)))
+	add("cpu: %g cores over %v%s", l.limits.CPU, l.limits.CPUPeriod, g.above("cpu", l.limits.CPU))
+	add("pids: %d%s", l.limits.Pids, g.above("pids", float64(l.limits.Pids)))
 	add("control groups: %s", g.Layout())
 }
 
-// Enforced lists the limits that the kernel has confirmed.
+// Enforced lists the limits that the kernel has confirmed, and where a group
+// above, as far as this process can see, holds less when the leaf is made.
 func (l *Leaf) Enforced() []string { return slices.Clone(l.enforced) }
 
 // Limits are those in force, defaults filled in.

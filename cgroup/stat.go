@@ -27,6 +27,16 @@ type Stat struct {
 	PidsRefused   uint64        // forks refused by the pids limit
 	ThrottledTime time.Duration // spent waiting for the CPU limit
 	Throttled     uint64        // periods in which the limit was reached
+
+	// OOMs is how often memory ran out at the leaf's own limit (memory.events:
+	// oom). With OOMKills and none of these it ran out above: in an ancestor, or
+	// on the whole host. v1 does not count them: there it is OOMKills, if the
+	// peak is (all but) the limit.
+	OOMs uint64
+
+	// What processes waited for. All zero with v1 controllers, whose kernel
+	// accounts for the whole host only.
+	CPUPressure, MemoryPressure, IOPressure Pressure
 }
 
 // statFiles are the files of a leaf, open.
@@ -113,9 +123,13 @@ func (l *Leaf) Stat() (Stat, error) {
 		return b
 	}
 	s.MemoryPeak, _ = number(read(f.dirMemory, f.peakFile)) // absent before 5.19
-	s.OOMKills = field(read(f.dirMemory, f.events), "oom_kill")
+	events := read(f.dirMemory, f.events)
+	s.OOMKills, s.OOMs = field(events, "oom_kill"), field(events, "oom")
 	if s.OOMKills == 0 && l.oom.hit() {
 		s.OOMKills = 1 // our kill was quicker than the kernel's, for the same reason
+	}
+	if limit := uint64(l.limits.Memory); f.legacy && s.MemoryPeak >= limit-limit/16 {
+		s.OOMs = s.OOMKills
 	}
 	s.Pids, _ = number(read(f.dirPids, "pids.current"))
 	s.PidsRefused = field(read(f.dirPids, "pids.events"), "max")
@@ -125,6 +139,11 @@ func (l *Leaf) Stat() (Stat, error) {
 		s.ThrottledTime = time.Duration(field(cpu, "throttled_time"))
 	} else {
 		s.ThrottledTime = time.Duration(field(cpu, "throttled_usec")) * time.Microsecond
+		for file, p := range map[string]*Pressure{"cpu.pressure": &s.CPUPressure, "memory.pressure": &s.MemoryPressure, "io.pressure": &s.IOPressure} {
+			var e error
+			*p, e = pressure(f.dirMemory, file)
+			err = errors.Join(err, e)
+		}
 	}
 	return s, err
 }

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -19,14 +20,15 @@ import (
 type Reason string
 
 const (
-	Exited        Reason = "exited"          // by itself, with an exit code
-	Signalled     Reason = "signalled"       // by a signal that was not ours
-	OutOfMemory   Reason = "out-of-memory"   // its memory limit was reached
-	TimedOut      Reason = "timed-out"       // its wall-clock limit was reached
-	CPUTimeUsed   Reason = "cpu-time"        // its CPU-time budget was used up
-	OutputLimit   Reason = "output-limit"    // it wrote more than it may
-	Killed        Reason = "killed"          // by os-kill, or because its actor or the host ended
-	FailedToStart Reason = "failed-to-start" // in reports only: such a program has no exit
+	Exited           Reason = "exited"              // by itself, with an exit code
+	Signalled        Reason = "signalled"           // by a signal that was not ours
+	OutOfMemory      Reason = "out-of-memory"       // its memory limit was reached
+	OutOfMemoryAbove Reason = "out-of-memory-above" // memory ran out in a group above its own, or on the whole host
+	TimedOut         Reason = "timed-out"           // its wall-clock limit was reached
+	CPUTimeUsed      Reason = "cpu-time"            // its CPU-time budget was used up
+	OutputLimit      Reason = "output-limit"        // it wrote more than it may
+	Killed           Reason = "killed"              // by os-kill, or because its actor or the host ended
+	FailedToStart    Reason = "failed-to-start"     // in reports only: such a program has no exit
 )
 
 // Budgets are limits that we keep and the kernel does not. Zero is no limit.
@@ -70,11 +72,11 @@ type Cell struct {
 	killOne bool
 	started time.Time
 	grace   time.Duration
-	intent  atomic.Pointer[Reason] // why we are ending it, first cause wins
 	done    chan struct{}
 	result  Result
 
 	mu     sync.Mutex
+	intent Reason // why we are ending it, first cause wins
 	timers []*time.Timer
 }
 
@@ -202,24 +204,30 @@ func (c *Cell) watchCPU(budget time.Duration) {
 
 // End asks the program to end, and kills everything of it after the grace.
 func (c *Cell) End(why Reason) {
-	c.intent.CompareAndSwap(nil, &why)
-	c.cmd.Process.Signal(syscall.SIGTERM)
-	c.after(c.grace, func() { c.Kill(why) })
+	if !errors.Is(c.send(syscall.SIGTERM, why), os.ErrProcessDone) {
+		c.after(c.grace, func() { c.Kill(why) })
+	}
 }
 
 // Kill kills everything of the program. After the end it is os.ErrProcessDone.
 func (c *Cell) Kill(why Reason) error {
-	select {
-	case <-c.done:
-		return os.ErrProcessDone
-	default:
-	}
-	c.intent.CompareAndSwap(nil, &why)
 	// The program first, so that init can report; its death takes the
 	// namespace along. The group as well, which is quicker with many processes.
-	err := c.cmd.Process.Kill()
-	if c.Leaf != nil {
+	err := c.send(syscall.SIGKILL, why)
+	if !errors.Is(err, os.ErrProcessDone) && c.Leaf != nil {
 		c.Leaf.Kill()
+	}
+	return err
+}
+
+// send sends a signal to the program, which is then why it ends. If it has ended
+// before, of something else, init has its exit status, reports, and ends as well.
+func (c *Cell) send(sig syscall.Signal, why Reason) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.cmd.Process.Signal(sig)
+	if !errors.Is(err, os.ErrProcessDone) && c.intent == "" {
+		c.intent = why
 	}
 	return err
 }
@@ -252,9 +260,9 @@ func (c *Cell) wait() {
 		r.Stat, _ = c.Leaf.Stat()
 		r.CPU, r.MemoryPeak = r.Stat.CPU, r.Stat.MemoryPeak
 	}
+	c.mu.Lock()
 	r.Reason = c.reason(r)
 	c.result = r
-	c.mu.Lock()
 	for _, t := range c.timers {
 		t.Stop()
 	}
@@ -266,17 +274,20 @@ func (c *Cell) wait() {
 }
 
 // reason decides between causes that may have raced. Where the whole tree dies
-// of memory, nothing else can have ended it (with v1 controllers the program may
-// have ended by itself in the moment between the kernel's kill of a child and
-// ours of the rest); otherwise what we intended counts if a signal ended the
-// program, or if it ended by itself when asked to.
+// of its own memory limit, nothing else can have ended it (with v1 controllers
+// the program may have ended by itself in the moment between the kernel's kill of
+// a child and ours of the rest); otherwise what we intended counts if a signal
+// ended the program, or if it ended by itself when asked to. Memory that ran out
+// above is the reason if the kernel has killed here and we did not mean to.
 func (c *Cell) reason(r Result) Reason {
-	intent := c.intent.Load()
+	killed := r.Stat.OOMKills > 0 && r.Signal == syscall.SIGKILL && c.intent == ""
 	switch {
-	case r.Stat.OOMKills > 0 && (!c.killOne || r.Signal == syscall.SIGKILL && intent == nil):
+	case r.Stat.OOMKills > 0 && r.Stat.OOMs > 0 && !c.killOne, killed && r.Stat.OOMs > 0:
 		return OutOfMemory
-	case intent != nil && (r.Signal != 0 || *intent == TimedOut || *intent == CPUTimeUsed):
-		return *intent
+	case killed:
+		return OutOfMemoryAbove
+	case c.intent != "" && (r.Signal != 0 || c.intent == TimedOut || c.intent == CPUTimeUsed):
+		return c.intent
 	case r.Signal != 0:
 		return Signalled
 	}

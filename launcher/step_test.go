@@ -181,7 +181,7 @@ func TestDeathAtEveryStep(t *testing.T) {
 	}
 	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 	testenv.NoLeaks(t)
-	neighbour, err := handler.StartCell(testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/sleep", "1000"), testenv.Group(t), cgroup.Limits{}, handler.Budgets{})
+	neighbour, err := handler.StartCell(testenv.Launcher(t).Command(context.Background(), "/usr/bin/sleep", "1000"), testenv.Group(t), cgroup.Limits{}, handler.Budgets{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,6 +214,9 @@ func TestDeathAtEveryStep(t *testing.T) {
 		}
 	}
 	for _, step := range steps {
+		if name, _, _ := strings.Cut(step, " ("); step != name+" (1)" && step != last[name] {
+			continue // in between nothing is new
+		}
 		t.Run("host/"+step, func(t *testing.T) {
 			p := perform(t, "STEP="+step, "VICTIM=host")
 			if end := p.steps[len(p.steps)-1]; end != step || len(p.said) > 1 {

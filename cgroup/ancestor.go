@@ -1,0 +1,112 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+)
+
+// A ceiling is one limit of one group above the leaves. Its files stay open: it
+// may change, and is looked at with each start.
+type ceiling struct {
+	resource string // memory, cpu, pids
+	dir      string
+	files    []*os.File
+}
+
+// resources are those that a group above can hold tighter than a leaf does, by
+// the files that say so in v2 and in v1 (where each is of one controller).
+var resources = []struct {
+	name            string
+	unified, legacy []string
+}{
+	{"memory", []string{"memory.max"}, []string{"memory.limit_in_bytes"}},
+	{"cpu", []string{"cpu.max"}, []string{"cpu.cfs_quota_us", "cpu.cfs_period_us"}},
+	{"pids", []string{"pids.max"}, []string{"pids.max"}},
+}
+
+// openCeilings opens the limit files of every group from this process's up to
+// the mount point. What is above that (a container's own group, seen from
+// inside) cannot be seen.
+func (g *Group) openCeilings() error {
+	for _, r := range resources {
+		h, files := g.unified, r.unified
+		if len(g.legacy) > 0 {
+			l := g.legacy[r.name]
+			h, files = &l, r.legacy
+		}
+		for group := filepath.Dir(h.group); ; group = filepath.Dir(group) {
+			c := ceiling{resource: r.name, dir: filepath.Join(h.mount, group)}
+			err := c.open(files)
+			if err == nil {
+				g.ceilings = append(g.ceilings, c)
+			} else if !errors.Is(err, fs.ErrNotExist) { // the root group has none
+				return err
+			}
+			if group == "/" {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+func (c *ceiling) open(files []string) error {
+	for _, name := range files {
+		f, err := os.Open(filepath.Join(c.dir, name))
+		if err != nil {
+			c.close()
+			return err
+		}
+		c.files = append(c.files, f)
+	}
+	return nil
+}
+
+func (c *ceiling) close() {
+	for _, f := range c.files {
+		f.Close()
+	}
+}
+
+// value is the limit, in bytes, cores or processes; false where there is none.
+func (c *ceiling) value() (float64, bool) {
+	b := buffers.Get().(*[4096]byte)
+	defer buffers.Put(b)
+	var text string
+	for _, f := range c.files {
+		part, err := readAt(f, b)
+		if err != nil {
+			return 0, false // the group is gone, and we are not in it any more
+		}
+		text += string(part)
+	}
+	// "max", "max PERIOD" and, in v1, "-1" are no limit; what v1 has for memory
+	// is larger than any.
+	var n, period float64
+	switch fields, _ := fmt.Sscan(text, &n, &period); {
+	case fields == 0 || n < 0:
+		return 0, false
+	case fields == 2:
+		return n / period, true
+	}
+	return n, true
+}
+
+// above says where a group above holds less of a resource than is asked for.
+func (g *Group) above(resource string, asked float64) string {
+	var dir string
+	for _, c := range g.ceilings {
+		if n, ok := c.value(); ok && c.resource == resource && n < asked {
+			asked, dir = n, c.dir
+		}
+	}
+	if dir == "" {
+		return ""
+	}
+	return "; an ancestor (" + dir + ") holds " + strconv.FormatFloat(math.Round(asked*1000)/1000, 'f', -1, 64)
+}

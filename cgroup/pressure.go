@@ -1,0 +1,68 @@
+package cgroup
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Pressure is how much of the time processes waited for a resource: the
+// kernel's pressure stall information (accounting/psi.rst, Linux 4.20).
+type Pressure struct {
+	Some Stall // at least one process waited
+	Full Stall // every process waited that could have run
+}
+
+// A Stall is the share of the time, in percent, over the last 10, 60 and 300
+// seconds, and the sum since the start.
+type Stall struct {
+	Avg10, Avg60, Avg300 float64
+	Total                time.Duration
+}
+
+// pressure reads one file of the v2 group in dir. Zero where the kernel keeps no
+// such account: it was built without, or is told psi=0.
+func pressure(dir, file string) (Pressure, error) {
+	b, err := os.ReadFile(filepath.Join(dir, file))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EOPNOTSUPP) {
+		return Pressure{}, nil
+	}
+	return parsePressure(b), err
+}
+
+// parsePressure reads "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" and the
+// same of full, which the cpu has from Linux 5.13 on.
+func parsePressure(text []byte) (p Pressure) {
+	for line := range bytes.Lines(text) {
+		fields := bytes.Fields(line)
+		if len(fields) == 0 {
+			continue
+		}
+		var s Stall
+		for _, f := range fields[1:] {
+			name, value, _ := bytes.Cut(f, []byte("="))
+			switch n, _ := strconv.ParseFloat(string(value), 64); string(name) {
+			case "avg10":
+				s.Avg10 = n
+			case "avg60":
+				s.Avg60 = n
+			case "avg300":
+				s.Avg300 = n
+			case "total":
+				s.Total = time.Duration(n) * time.Microsecond
+			}
+		}
+		switch string(fields[0]) {
+		case "some":
+			p.Some = s
+		case "full":
+			p.Full = s
+		}
+	}
+	return p
+}
