@@ -27,6 +27,8 @@ type Process struct {
 	init  int        // pidfd of init
 	pidfd int        // pidfd of the program itself
 
+	made [2]*os.File // namespaces, user and mount, if this makes a template
+
 	state     ProcessState
 	exited    chan struct{} // closed when the program itself has ended
 	dead      chan struct{} // closed when nothing of the program is left
@@ -149,10 +151,15 @@ func (p *Process) launched() error {
 }
 
 // advance takes a record of a start up to the launcher's answer, which is done.
+// What init makes of its first plan, it may report before.
 func (p *Process) advance(r isolate.Record, fds []int) (done bool, err error) {
 	if r.Kind == isolate.RecordCloned && len(fds) == 1 && p.init < 0 {
 		p.init = fds[0]
 		step("cloned")
+		return false, nil
+	}
+	if r.Kind == isolate.RecordTemplate && len(fds) == len(p.made) && p.made[0] == nil {
+		p.made = [2]*os.File{os.NewFile(uintptr(fds[0]), "user namespace"), os.NewFile(uintptr(fds[1]), "mount namespace")}
 		return false, nil
 	}
 	closeAll(fds)
@@ -296,6 +303,9 @@ func (p *Process) abandon() {
 	}
 	if p.pidfd >= 0 {
 		unix.Close(p.pidfd)
+	}
+	for _, f := range p.made {
+		f.Close() // nil, unless nobody took it
 	}
 }
 

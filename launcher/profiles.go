@@ -158,12 +158,18 @@ func (l *Launcher) newTemplate(ctx context.Context, plan *isolate.Plan) (made [2
 		return made, err
 	}
 	defer p.abandon()
-	fds, err := p.await(isolate.RecordTemplate, len(made))
-	if err != nil {
-		return made, err
+	for p.made[0] == nil {
+		r, fds, err := p.receive()
+		if err != nil {
+			return made, err
+		}
+		if _, err := p.advance(r, fds); err != nil {
+			return made, err
+		}
 	}
 	step("template made")
-	return [2]*os.File{os.NewFile(uintptr(fds[0]), "user namespace"), os.NewFile(uintptr(fds[1]), "mount namespace")}, nil
+	made, p.made = p.made, made
+	return made, nil
 }
 
 // hold gives the descriptors of the namespaces, which stay open until release;
