@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,6 +62,9 @@ func run(m *testing.M) int {
 	}
 	code := m.Run()
 	theLauncher.Close()
+	if copied, err := selfOutside(); err == nil && copied.made {
+		os.Remove(copied.path)
+	}
 	if err := theGroup.Close(); err != nil {
 		fmt.Fprintln(os.Stderr, "testenv: a control group is left:", err)
 		code = max(code, 1)
@@ -211,15 +215,40 @@ func GroupDirs(pid int) []string {
 	return dirs
 }
 
-// Self is the test binary as a program that a cell can be given.
+// Self is the test binary as a program that a cell can be given. It does not lie in
+// /tmp, where no template could show it.
 func Self(t testing.TB) string {
 	t.Helper()
-	self, err := os.Executable()
+	self, err := selfOutside()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return self
+	return self.path
 }
+
+type selfCopy struct {
+	path string
+	made bool // for us to remove
+}
+
+var selfOutside = sync.OnceValues(func() (c selfCopy, err error) {
+	if c.path, err = os.Executable(); err != nil || !strings.HasPrefix(c.path, "/tmp/") {
+		return c, err
+	}
+	from, err := os.Open(c.path)
+	if err != nil {
+		return c, err
+	}
+	defer from.Close()
+	to, err := os.CreateTemp("/var/tmp", "proscenium-test-*")
+	if err != nil {
+		return c, err
+	}
+	defer to.Close()
+	c = selfCopy{to.Name(), true}
+	_, err = to.ReadFrom(from)
+	return c, errors.Join(err, to.Chmod(0o755))
+})
 
 // Look runs the probe in the cell that cmd describes and returns what it saw.
 func Look(t testing.TB, cmd *launcher.Cmd) Seen {
