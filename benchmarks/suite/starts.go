@@ -1,0 +1,191 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/proscenium-dev/proscenium/cgroup"
+	"github.com/proscenium-dev/proscenium/handler"
+	"github.com/proscenium-dev/proscenium/isolate"
+)
+
+// A mode is one way of starting the static target.
+type mode struct {
+	name  string
+	every int // takes part in each so-many-th round
+	start func() (time.Duration, error)
+}
+
+// start is one of ours, from the request until Wait returns: nothing of the
+// program is left but its empty leaf, whose removal is awaited outside of the
+// time, as the floor's is.
+func (s *suite) start(spec isolate.Spec) (time.Duration, error) {
+	begin := time.Now()
+	cell, err := handler.StartCell(s.command(spec, "true"), s.group, cgroup.Limits{}, handler.Budgets{})
+	if err != nil {
+		return 0, err
+	}
+	r := cell.Wait()
+	took := time.Since(begin)
+	if r.ExitCode != 0 {
+		return 0, fmt.Errorf("the target ended with %d (%s)", r.ExitCode, r.Reason)
+	}
+	for { // the only sign of the removal is the directory's absence
+		if _, err := os.Stat(cell.Leaf.Path()); err != nil {
+			return took, nil
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
+}
+
+func (s *suite) ours(name string, spec isolate.Spec) mode {
+	return mode{name, 1, func() (time.Duration, error) { return s.start(spec) }}
+}
+
+// warm is the start from a cell that was made ahead. There are none yet: once
+// there are, it is a mode that counts until the exit status is with the host.
+func (s *suite) warm() []mode { return nil }
+
+const (
+	ours        = "proscenium"
+	oursHostNet = "proscenium, host's network"
+	oursWarm    = "proscenium, warm"
+	floor       = "C floor"
+	floorStatus = "C floor, until the status"
+)
+
+func (s *suite) starts(table string) error {
+	modes := append([]mode{
+		s.ours(ours, isolate.Hardened()),
+		s.ours(oursHostNet, isolate.Spec{Network: isolate.NetworkHost}),
+	}, s.warm()...)
+	f, err := s.startFloor(table)
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	warm := false
+	modes = append(modes, mode{floor, 1, func() (time.Duration, error) {
+		status, gone, err := f.floorStart()
+		if warm {
+			s.report.add(table, floorStatus, "ms", milliseconds(status))
+		}
+		warm = true
+		return gone, err
+	}})
+	peers, done := s.peers(table)
+	defer done()
+	return s.interleave(table, append(modes, peers...), s.scale.starts)
+}
+
+// pause lets the kernel take down what the sample before has left: namespaces end
+// in the background.
+const pause = 3 * time.Millisecond
+
+// interleave takes rounds samples of each mode, in a new order each round, so
+// that all of them meet the same noise and each other. A mode that fails is left
+// out from then on, with a note.
+func (s *suite) interleave(table string, modes []mode, rounds int) error {
+	failed := map[string]bool{}
+	order := rand.New(rand.NewPCG(1, 2)) // the same in every run
+	for round := range rounds + 1 {
+		turns := order.Perm(len(modes))
+		if round < 2 { // the first that counts is in the table's order
+			slices.Sort(turns)
+		}
+		for _, i := range turns {
+			m := modes[i]
+			if failed[m.name] || round%m.every != 0 {
+				continue
+			}
+			time.Sleep(pause)
+			took, err := m.start()
+			if err != nil {
+				failed[m.name] = true
+				s.report.note(table, "%s: %v", m.name, err)
+				continue
+			}
+			if round > 0 { // the first warms the caches
+				s.report.add(table, m.name, "ms", milliseconds(took))
+			}
+		}
+	}
+	return nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
+
+// throughput lets two starters go on for a block at a time, each mode in turn.
+func (s *suite) throughput(table string) error {
+	type pair [2]func() (time.Duration, error)
+	modes := []struct {
+		name string
+		pair
+	}{{ours, pair{
+		func() (time.Duration, error) { return s.start(isolate.Hardened()) },
+		func() (time.Duration, error) { return s.start(isolate.Hardened()) },
+	}}}
+	var floors pair
+	for i := range floors {
+		f, err := s.startFloor(table)
+		if err != nil {
+			return err
+		}
+		defer f.close()
+		floors[i] = func() (time.Duration, error) { _, gone, err := f.floorStart(); return gone, err }
+	}
+	modes = append(modes, struct {
+		name string
+		pair
+	}{floor, floors})
+	first, done := s.peers(table)
+	defer done()
+	second, done := s.peers("")
+	defer done()
+	for i, p := range first {
+		if p.every == 1 { // the slow ones are no match
+			modes = append(modes, struct {
+				name string
+				pair
+			}{p.name, pair{p.start, second[i].start}})
+		}
+	}
+	for range s.blocks {
+		for _, m := range modes {
+			rate, err := s.rate(m.pair[:])
+			if err != nil {
+				s.report.note(table, "%s: %v", m.name, err)
+				continue
+			}
+			s.report.add(table, m.name, "starts/s", rate)
+		}
+	}
+	return nil
+}
+
+func (s *suite) rate(starters []func() (time.Duration, error)) (float64, error) {
+	var wg sync.WaitGroup
+	counts, errs := make([]int, len(starters)), make([]error, len(starters))
+	begin := time.Now()
+	for i, start := range starters {
+		wg.Go(func() {
+			for time.Since(begin) < s.block && errs[i] == nil {
+				_, errs[i] = start()
+				counts[i]++
+			}
+		})
+	}
+	wg.Wait()
+	took, total := time.Since(begin), 0
+	for i, n := range counts {
+		if errs[i] != nil {
+			return 0, errs[i]
+		}
+		total += n
+	}
+	return float64(total) / took.Seconds(), nil
+}
