@@ -3,8 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -18,7 +18,6 @@ func (r *report) describe(size scale, layout string) {
 	}
 	var u unix.Utsname
 	unix.Uname(&u)
-	load, _, _ := strings.Cut(read("/proc/loadavg"), " ")
 	add("date", "%s", time.Now().UTC().Format("2006-01-02 15:04 MST"))
 	add("run", "%s", size.name)
 	add("commit", "%s", revision())
@@ -31,7 +30,13 @@ func (r *report) describe(size scale, layout string) {
 	add("memory", "%s", field("/proc/meminfo", "MemTotal"))
 	add("cgroups", "%s", layout)
 	add("system", "%s", strings.Trim(field("/etc/os-release", "PRETTY_NAME"), `"`))
-	add("load before", "%s", load)
+	add("load before", "%s", load())
+}
+
+// load is the average of the last minute.
+func load() string {
+	minute, _, _ := strings.Cut(read("/proc/loadavg"), " ")
+	return minute
 }
 
 func read(path string) string {
@@ -49,17 +54,11 @@ func field(path, name string) string {
 	return "unknown"
 }
 
-// revision is the commit that this program was built from.
+// revision is the commit of the tree in which this runs.
 func revision() string {
-	revision, changed := "unknown", ""
-	info, _ := debug.ReadBuildInfo()
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			revision = s.Value[:min(12, len(s.Value))]
-		case s.Key == "vcs.modified" && s.Value == "true":
-			changed = ", with changes"
-		}
+	out, err := exec.Command("git", "describe", "--always", "--dirty=, with changes", "--abbrev=12").Output()
+	if err != nil {
+		return "unknown"
 	}
-	return revision + changed
+	return strings.TrimSpace(string(out))
 }

@@ -143,7 +143,7 @@ func run(programs, out string, size scale, only *regexp.Regexp) (missed int, err
 		}
 		fmt.Fprintf(os.Stderr, "%-10s %6.1f s\n", e.name, time.Since(at).Seconds())
 	}
-	s.report.machine = append(s.report.machine, fact{"duration", time.Since(begin).Round(time.Second).String()})
+	s.report.machine = append(s.report.machine, fact{"load after", load()}, fact{"duration", time.Since(begin).Round(time.Second).String()})
 	return s.report.write(out)
 }
 

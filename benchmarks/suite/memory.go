@@ -12,21 +12,26 @@ import (
 
 	"github.com/proscenium-dev/proscenium/handler"
 	"github.com/proscenium-dev/proscenium/isolate"
+	"golang.org/x/sys/unix"
 )
 
 const (
-	withNet    = "network namespace of its own"
+	withNet    = "own network"
 	withoutNet = "host's network"
 	initRSS    = "init, resident"
 )
 
-// kinds of memory that a process takes: in the kernel and in its tmpfs by
-// /proc/meminfo (proc(5)), and the anonymous pages of all processes concerned. Not
-// by MemFree, from which pages are missing that no one uses: each CPU keeps lists
-// of them.
-var kinds = []string{"Slab", "KernelStack", "PageTables", "Percpu", "Shmem", anonymous}
+// kinds of memory that a process takes: the kernel's by /proc/meminfo (proc(5)),
+// what its tmpfs hold, and the anonymous pages of program, init, launcher and this
+// process. Not by MemFree, from which pages are missing that no one uses: each CPU
+// keeps lists of them.
+var kinds = []string{"Slab", "KernelStack", "PageTables", "Percpu", inTmpfs, anonymous, inHost}
 
-const anonymous = "anonymous pages of program, init, launcher and host"
+const (
+	anonymous = "anonymous, program and init"
+	inHost    = "anonymous, host and launcher"
+	inTmpfs   = "tmpfs"
+)
 
 // memory compares the machine with and without many idle processes. What this
 // host process needs for them is in it.
@@ -96,7 +101,24 @@ func (s *suite) settled() map[string]int {
 			break
 		}
 	}
-	last[anonymous] = int(status(os.Getpid(), "RssAnon") + anonymousBelow(s.launcher.Pid()))
+	last[inHost] = int(status(os.Getpid(), "RssAnon") + status(s.launcher.Pid(), "RssAnon"))
+	last[anonymous] = 0
+	tmpfs := map[uint64]int{} // by device: several may share one
+	for _, pid := range below(s.launcher.Pid()) {
+		last[anonymous] += int(status(pid, "RssAnon"))
+		for _, dir := range []string{"", "/tmp", "/dev/shm"} {
+			path := fmt.Sprintf("/proc/%d/root%s", pid, dir)
+			var at unix.Stat_t
+			var fs unix.Statfs_t
+			if unix.Stat(path, &at) == nil && unix.Statfs(path, &fs) == nil && fs.Type == unix.TMPFS_MAGIC {
+				tmpfs[at.Dev] = int(fs.Blocks-fs.Bfree) * int(fs.Bsize) >> 10
+			}
+		}
+	}
+	last[inTmpfs] = 0
+	for _, kib := range tmpfs {
+		last[inTmpfs] += kib
+	}
 	return last
 }
 
@@ -110,13 +132,12 @@ func meminfo() map[string]int {
 	return m
 }
 
-// anonymousBelow is RssAnon of a process and all below it, in KiB.
-func anonymousBelow(pid int) float64 {
-	sum := status(pid, "RssAnon")
-	for _, c := range children(pid) {
-		sum += anonymousBelow(c)
+// below are the descendants of a process.
+func below(pid int) (all []int) {
+	for _, child := range children(pid) {
+		all = append(append(all, child), below(child)...)
 	}
-	return sum
+	return all
 }
 
 func children(pid int) (pids []int) {
@@ -140,6 +161,7 @@ func status(pid int, name string) float64 {
 // watch samples the resident memory of this process and its launcher
 // until stop is called, and makes a curve of it.
 func (s *suite) watch(title string) (stop func() curve) {
+	debug.FreeOSMemory() // what others have left
 	done, finished := make(chan struct{}), make(chan curve)
 	go func() {
 		begin := time.Now()
