@@ -64,7 +64,7 @@ func TestSuite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := regexp.MustCompile(`^(Benchmark\S+/\S+ \d+ \S+ \S+|[a-z-]+: .*)\n$`)
+	line := regexp.MustCompile(`^(Benchmark\S+/\S+ \d+ \S+ \S+|(goos|goarch|cpu|kernel): .*|# .*)\n$`)
 	for l := range strings.Lines(string(text)) {
 		if !line.MatchString(l) {
 			t.Errorf("not in benchstat's format: %q", l)

@@ -196,10 +196,14 @@ const blocks = 20
 // the median of consecutive samples.
 func (r *report) benchstat(w io.Writer) {
 	for _, f := range r.machine {
-		fmt.Fprintf(w, "%s: %s\n", strings.ReplaceAll(f.name, " ", "-"), f.value)
+		// benchstat compares only what has the same of these; the rest is remarks.
+		if !slices.Contains([]string{"goos", "goarch", "cpu", "kernel"}, f.name) {
+			fmt.Fprint(w, "# ")
+		}
+		fmt.Fprintf(w, "%s: %s\n", f.name, f.value)
 	}
-	fmt.Fprintln(w, "statistic: median of consecutive samples")
-	name := strings.NewReplacer(" ", "-", ",", "", ".", "", "/", "-")
+	fmt.Fprintln(w, "# a line is the median of consecutive samples")
+	name := strings.NewReplacer(" / ", "-root-", " ", "-", ",", "", ":", "", ".", "")
 	for _, table := range r.order {
 		for _, s := range r.tables[table].series {
 			for part := range slices.Chunk(s.values, (len(s.values)+blocks-1)/blocks) {
