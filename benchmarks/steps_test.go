@@ -51,22 +51,37 @@ func BenchmarkNamespace(b *testing.B) {
 	run("all-and-a-fork", all|unix.CLONE_NEWUSER)
 }
 
-// BenchmarkCompile is from a Spec to a plan, ready to be sent.
+// BenchmarkCompile is from a Spec to a plan, ready to be sent: all of it, and
+// what each start does where the profile is known.
 func BenchmarkCompile(b *testing.B) {
 	host, err := isolate.ThisHost()
 	if err != nil {
 		b.Fatal(err)
 	}
 	for _, p := range []struct{ name, path string }{{"static", programs(b) + "/true"}, {"dynamic", "/usr/bin/true"}} {
-		b.Run(p.name, func(b *testing.B) {
+		b.Run(p.name+"/profile", func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				plan, err := isolate.Compile(isolate.Hardened(), isolate.Program{Path: p.path, Args: []string{"true"}}, host)
+				if _, err := isolate.Prepare(isolate.Hardened(), p.path, host); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(p.name+"/plan", func(b *testing.B) {
+			profile, err := isolate.Prepare(isolate.Hardened(), p.path, host)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				plan, err := profile.Plan(isolate.Program{Path: p.path, Args: []string{"true"}}, isolate.Given{})
 				if err != nil {
 					b.Fatal(err)
 				}
-				if _, err := plan.StageTwo.Encode(); err != nil {
-					b.Fatal(err)
+				for _, s := range []isolate.Sequence{plan.StageOne, plan.SetUp, plan.Program} {
+					if _, err := s.Encode(); err != nil {
+						b.Fatal(err)
+					}
 				}
 			}
 		})

@@ -108,8 +108,8 @@ func (s *suite) startFloor(table string) (*server, error) {
 		dirs = append(dirs, leaf.File().Name())
 		args = append(args, "-u", filepath.Dir(dirs[0]))
 	}
-	for _, p := range leaf.Procs() {
-		dir := filepath.Dir(p.Name())
+	for _, tasks := range leaf.Tasks() {
+		dir := filepath.Dir(tasks.Name())
 		dirs = append(dirs, dir)
 		args = append(args, "-l", filepath.Dir(dir))
 		if _, err := os.Stat(filepath.Join(dir, "memory.oom_control")); err == nil {

@@ -21,29 +21,36 @@ type mode struct {
 }
 
 // start is one of ours, from the request until Wait returns: nothing of the
-// program is left but its empty leaf, whose removal is awaited outside of the
-// time, as the floor's is.
-func (s *suite) start(spec isolate.Spec) (time.Duration, error) {
+// program is left but its empty leaf, at the path.
+func (s *suite) start(spec isolate.Spec) (took time.Duration, leaf string, err error) {
 	begin := time.Now()
 	cell, err := handler.StartCell(s.command(spec, "true"), s.group, cgroup.Limits{}, handler.Budgets{})
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	r := cell.Wait()
-	took := time.Since(begin)
+	took = time.Since(begin)
 	if r.ExitCode != 0 {
-		return 0, fmt.Errorf("the target ended with %d (%s)", r.ExitCode, r.Reason)
+		return 0, "", fmt.Errorf("the target ended with %d (%s)", r.ExitCode, r.Reason)
 	}
-	for { // the only sign of the removal is the directory's absence
-		if _, err := os.Stat(cell.Leaf.Path()); err != nil {
-			return took, nil
+	return took, cell.Leaf.Path(), nil
+}
+
+// alone is a start that disturbs no other: the removal of its leaf is awaited,
+// outside of the time, as the floor's is.
+func (s *suite) alone(spec isolate.Spec) (time.Duration, error) {
+	took, leaf, err := s.start(spec)
+	for err == nil { // the only sign of the removal is the directory's absence
+		if _, err := os.Stat(leaf); err != nil {
+			break
 		}
 		time.Sleep(50 * time.Microsecond)
 	}
+	return took, err
 }
 
 func (s *suite) ours(name string, spec isolate.Spec) mode {
-	return mode{name, 1, func() (time.Duration, error) { return s.start(spec) }}
+	return mode{name, 1, func() (time.Duration, error) { return s.alone(spec) }}
 }
 
 // warm is the start from a cell that was made ahead. There are none yet: once
@@ -121,42 +128,32 @@ func milliseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1
 
 // throughput lets two starters go on for a block at a time, each mode in turn.
 func (s *suite) throughput(table string) error {
-	type pair [2]func() (time.Duration, error)
-	modes := []struct {
-		name string
-		pair
-	}{{ours, pair{
-		func() (time.Duration, error) { return s.start(isolate.Hardened()) },
-		func() (time.Duration, error) { return s.start(isolate.Hardened()) },
-	}}}
-	var floors pair
-	for i := range floors {
+	one := func() (time.Duration, error) { took, _, err := s.start(isolate.Hardened()); return took, err }
+	type two struct {
+		name     string
+		starters []func() (time.Duration, error)
+	}
+	modes := []two{{ours, []func() (time.Duration, error){one, one}}, {floor, nil}}
+	for range 2 {
 		f, err := s.startFloor(table)
 		if err != nil {
 			return err
 		}
 		defer f.close()
-		floors[i] = func() (time.Duration, error) { _, gone, err := f.floorStart(); return gone, err }
+		modes[1].starters = append(modes[1].starters, func() (time.Duration, error) { _, gone, err := f.floorStart(); return gone, err })
 	}
-	modes = append(modes, struct {
-		name string
-		pair
-	}{floor, floors})
 	first, done := s.peers(table)
 	defer done()
 	second, done := s.peers("")
 	defer done()
 	for i, p := range first {
 		if p.every == 1 { // the slow ones are no match
-			modes = append(modes, struct {
-				name string
-				pair
-			}{p.name, pair{p.start, second[i].start}})
+			modes = append(modes, two{p.name, []func() (time.Duration, error){p.start, second[i].start}})
 		}
 	}
 	for range s.blocks {
 		for _, m := range modes {
-			rate, err := s.rate(m.pair[:])
+			rate, err := s.rate(m.starters)
 			if err != nil {
 				s.report.note(table, "%s: %v", m.name, err)
 				continue

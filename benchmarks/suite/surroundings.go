@@ -39,7 +39,7 @@ func (s *suite) some(table, name string, start func() (time.Duration, error)) er
 	return nil
 }
 
-func (s *suite) hardened() (time.Duration, error) { return s.start(isolate.Hardened()) }
+func (s *suite) hardened() (time.Duration, error) { return s.alone(isolate.Hardened()) }
 
 const (
 	smallHost   = "small host"
