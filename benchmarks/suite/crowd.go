@@ -101,7 +101,7 @@ func (s *suite) slowSink(table string) error {
 			return err
 		}
 	}
-	time.Sleep(s.talk / 4)
+	s.sleep(s.talk / 4)
 	c := stop()
 	most := 0.0
 	for _, y := range c.y {
@@ -179,7 +179,7 @@ func (s *suite) crowdTalks(table string) error {
 	stop := s.watch(fmt.Sprintf("%d talking", s.crowd))
 	time.Sleep(min(s.talk/10, time.Second)) // the starts are over
 	counting.Store(true)
-	time.Sleep(s.talk)
+	s.sleep(s.talk)
 	counting.Store(false)
 	c := stop()
 	running := h.Counters().Running
@@ -199,6 +199,14 @@ func (s *suite) crowdTalks(table string) error {
 	n := len(c.y)
 	s.report.add(table, memoryDrift, "×", median(c.y[3*n/4:])/median(c.y[n/4:n/2]))
 	return nil
+}
+
+// sleep ends early where the experiment does.
+func (s *suite) sleep(d time.Duration) {
+	select {
+	case <-s.ctx.Done():
+	case <-time.After(d):
+	}
 }
 
 // monotonic is the clock that talkers read.

@@ -40,7 +40,7 @@ func TestSuite(t *testing.T) {
 	}
 	size := scale{
 		name: "test", starts: 2, slow: 2, blocks: 1, block: 20 * time.Millisecond, output: 1 << 20, lines: 64 << 10,
-		status: 3, idle: 2, crowd: 3, talk: 400 * time.Millisecond, heap: 1 << 20, mounts: 5, most: 20 * time.Second,
+		status: 3, idle: 2, crowd: 3, talk: 400 * time.Millisecond, heap: 1 << 20, mounts: 5, most: 20 * time.Second, whole: time.Minute,
 	}
 	if _, err := run(dir, dir, size, regexp.MustCompile("")); err != nil {
 		t.Fatal(err)

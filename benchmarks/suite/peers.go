@@ -159,7 +159,9 @@ func (s *suite) peers(table string) (modes []mode, done func()) {
 	for _, p := range s.allPeers() {
 		err := errors.New(p.not)
 		if p.not == "" {
-			p.argv[0], err = exec.LookPath(p.argv[0])
+			if p.argv[0], err = exec.LookPath(p.argv[0]); err != nil {
+				err = errors.New("it is not installed")
+			}
 		}
 		if err != nil {
 			if table != "" {

@@ -109,6 +109,9 @@ func (s *suite) interleave(table string, modes []mode, rounds int) error {
 			if failed[m.name] || round%m.every != 0 {
 				continue
 			}
+			if err := s.ctx.Err(); err != nil {
+				return err
+			}
 			time.Sleep(pause)
 			took, err := m.start()
 			if err != nil {
@@ -153,6 +156,9 @@ func (s *suite) throughput(table string) error {
 	}
 	for range s.blocks {
 		for _, m := range modes {
+			if err := s.ctx.Err(); err != nil {
+				return err
+			}
 			rate, err := s.rate(m.starters)
 			if err != nil {
 				s.report.note(table, "%s: %v", m.name, err)

@@ -28,6 +28,9 @@ const perBlock = 12 // starts, of which the first does not count
 // some takes a block's starts of a mode.
 func (s *suite) some(table, name string, start func() (time.Duration, error)) error {
 	for i := range perBlock {
+		if err := s.ctx.Err(); err != nil {
+			return err
+		}
 		took, err := start()
 		if err != nil {
 			return err
