@@ -59,16 +59,18 @@ func BenchmarkCompile(b *testing.B) {
 		b.Fatal(err)
 	}
 	for _, p := range []struct{ name, path string }{{"static", programs(b) + "/true"}, {"dynamic", "/usr/bin/true"}} {
+		spec := isolate.Hardened()
+		spec.Allow = []string{p.path}
 		b.Run(p.name+"/profile", func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := isolate.Prepare(isolate.Hardened(), p.path, host); err != nil {
+				if _, err := isolate.Prepare(spec, host); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
 		b.Run(p.name+"/plan", func(b *testing.B) {
-			profile, err := isolate.Prepare(isolate.Hardened(), p.path, host)
+			profile, err := isolate.Prepare(spec, host)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/proscenium-dev/proscenium/cgroup"
 	"github.com/proscenium-dev/proscenium/handler"
 	"github.com/proscenium-dev/proscenium/isolate"
+	"github.com/proscenium-dev/proscenium/launcher"
 )
 
 // A mode is one way of starting the static target.
@@ -20,56 +21,92 @@ type mode struct {
 	start func() (time.Duration, error)
 }
 
-// start is one of ours, from the request until Wait returns: nothing of the
-// program is left but its empty leaf, at the path.
-func (s *suite) start(spec isolate.Spec) (took time.Duration, leaf string, err error) {
-	begin := time.Now()
-	cell, err := handler.StartCell(s.command(spec, "true"), s.group, cgroup.Limits{}, handler.Budgets{})
-	if err != nil {
-		return 0, "", err
-	}
-	r := cell.Wait()
-	took = time.Since(begin)
-	if r.ExitCode != 0 {
-		return 0, "", fmt.Errorf("the target ended with %d (%s)", r.ExitCode, r.Reason)
-	}
-	return took, cell.Leaf.Path(), nil
+// A started is one start of ours, from the request on.
+type started struct {
+	status time.Duration // until the exit status is with the host
+	gone   time.Duration // until nothing of the program is left but its empty leaf
+	leaf   string        // its directory
 }
 
-// alone is a start that disturbs no other: the removal of its leaf is awaited,
-// outside of the time, as the floor's is.
-func (s *suite) alone(spec isolate.Spec) (time.Duration, error) {
-	took, leaf, err := s.start(spec)
+func (s *suite) start(spec isolate.Spec) (started, error) {
+	cmd := s.command(spec, "true")
+	begin := time.Now()
+	cell, err := handler.StartCell(cmd, s.group, cgroup.Limits{}, handler.Budgets{})
+	if err != nil {
+		return started{}, err
+	}
+	return follow(begin, cmd, cell)
+}
+
+// warmStart is from a cell that was made ahead, outside of the time.
+func (s *suite) warmStart() (started, error) {
+	cmd := s.command(isolate.Hardened(), "true")
+	cell, err := handler.PrepareCell(cmd, s.group, cgroup.Limits{})
+	if err != nil {
+		return started{}, err
+	}
+	time.Sleep(pause)
+	begin := time.Now()
+	if err := cell.Start(handler.Budgets{}); err != nil {
+		return started{}, err
+	}
+	return follow(begin, cmd, cell)
+}
+
+// follow waits for the end of a start.
+func follow(begin time.Time, cmd *launcher.Cmd, cell *handler.Cell) (x started, err error) {
+	<-cmd.Process.Exited()
+	x.status = time.Since(begin)
+	r := cell.Wait()
+	x.gone = time.Since(begin)
+	x.leaf = cell.Leaf.Path()
+	if r.ExitCode != 0 {
+		return x, fmt.Errorf("the target ended with %d (%s)", r.ExitCode, r.Reason)
+	}
+	return x, nil
+}
+
+// alone waits, outside of the time, for the removal of the leaf, so that a start
+// disturbs no other. The floor does so too.
+func alone(x started, err error) (started, error) {
 	for err == nil { // the only sign of the removal is the directory's absence
-		if _, err := os.Stat(leaf); err != nil {
+		if _, err := os.Stat(x.leaf); err != nil {
 			break
 		}
 		time.Sleep(50 * time.Microsecond)
 	}
-	return took, err
+	return x, err
 }
 
-func (s *suite) ours(name string, spec isolate.Spec) mode {
-	return mode{name, 1, func() (time.Duration, error) { return s.alone(spec) }}
+// cold is a mode of ours until all is gone. What is called status also gets a
+// series of its own.
+func (s *suite) cold(table, name, status string, spec isolate.Spec) mode {
+	warm := false
+	return mode{name, 1, func() (time.Duration, error) {
+		x, err := alone(s.start(spec))
+		if warm && status != "" && err == nil {
+			s.report.add(table, status, "ms", milliseconds(x.status))
+		}
+		warm = true
+		return x.gone, err
+	}}
 }
-
-// warm is the start from a cell that was made ahead. There are none yet: once
-// there are, it is a mode that counts until the exit status is with the host.
-func (s *suite) warm() []mode { return nil }
 
 const (
 	ours        = "proscenium"
+	oursStatus  = "proscenium, until the status"
 	oursHostNet = "proscenium, host's network"
-	oursWarm    = "proscenium, warm"
+	oursWarm    = "proscenium, warm cell, until the status"
 	floor       = "C floor"
 	floorStatus = "C floor, until the status"
 )
 
 func (s *suite) starts(table string) error {
-	modes := append([]mode{
-		s.ours(ours, isolate.Hardened()),
-		s.ours(oursHostNet, isolate.Spec{Network: isolate.NetworkHost}),
-	}, s.warm()...)
+	modes := []mode{
+		s.cold(table, ours, oursStatus, isolate.Hardened()),
+		s.cold(table, oursHostNet, "", isolate.Spec{Network: isolate.NetworkHost}),
+		{oursWarm, 1, func() (time.Duration, error) { x, err := alone(s.warmStart()); return x.status, err }},
+	}
 	f, err := s.startFloor(table)
 	if err != nil {
 		return err
@@ -131,7 +168,7 @@ func milliseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1
 
 // throughput lets two starters go on for a block at a time, each mode in turn.
 func (s *suite) throughput(table string) error {
-	one := func() (time.Duration, error) { took, _, err := s.start(isolate.Hardened()); return took, err }
+	one := func() (time.Duration, error) { x, err := s.start(isolate.Hardened()); return x.gone, err }
 	type two struct {
 		name     string
 		starters []func() (time.Duration, error)
