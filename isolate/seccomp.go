@@ -1,6 +1,7 @@
 package isolate
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"fmt"
@@ -264,6 +265,17 @@ func filterFor(arch string) ([]unix.SockFilter, error) {
 		return filter(unix.AUDIT_ARCH_AARCH64, syscallsARM64), nil
 	}
 	return nil, fmt.Errorf("no system call filter for %s", arch)
+}
+
+// Filter is the program's system call filter as the kernel takes it: an array of
+// struct sock_filter for this architecture, for whoever wants to examine it or to
+// measure something else under the same filter. seccomp(2)
+func (s Seccomp) Filter() ([]byte, error) {
+	if s == SeccompNone {
+		return nil, nil
+	}
+	code, err := encodedFilter()
+	return bytes.Clone(code), err
 }
 
 // hardenedFilter is the argument of seccomp(SECCOMP_SET_MODE_FILTER).

@@ -213,3 +213,23 @@ func ExampleCompile() {
 	fmt.Println(plan.Enforced[0], err)
 	// Output: namespaces: USER|NS|PID|IPC|UTS|CGROUP|NET <nil>
 }
+
+// TestFilterForOthers: what is handed out is what a plan installs, and a copy.
+func TestFilterForOthers(t *testing.T) {
+	if b, err := SeccompNone.Filter(); b != nil || err != nil {
+		t.Errorf("none: %d bytes, %v", len(b), err)
+	}
+	installed, err := hardenedFilter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := installed.block.words[1].block.bytes
+	first, err := SeccompHardened.Filter()
+	if err != nil || !slices.Equal(first, want) {
+		t.Fatalf("%d bytes, %v; a plan installs %d", len(first), err, len(want))
+	}
+	first[0] ^= 0xff
+	if again, _ := SeccompHardened.Filter(); !slices.Equal(again, want) {
+		t.Error("who changes the copy changes the filter")
+	}
+}
