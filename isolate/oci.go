@@ -53,14 +53,17 @@ const MaxOCI = 1 << 20
 //	 .user            uid and gid, not 0; umask 022; additionalGids only gid itself
 //	 .noNewPrivileges must be true
 //	 .capabilities    must be empty
-//	 .rlimits         soft = hard: RLIMIT_NOFILE, NPROC, FSIZE; CORE 0 and MEMLOCK 65536, which they always are
+//	 .rlimits         soft = hard: RLIMIT_NOFILE, NPROC, FSIZE; CORE 0 (1 byte is set, which
+//	                  dumps as little) and MEMLOCK 65536, which they always are
 //	root              path: Spec.Root. readonly must be true
 //	hostname          as it is
-//	mounts            in the order of the file, none over another
+//	mounts            in the order of the file, none over another. The place is in the root already, or
+//	                  nothing of its path is, or it lies in another mount
 //	 proc on /proc    read-only, subset=pid, hidepid: only the program's own processes are in it
 //	 tmpfs on /dev    is the profile's own: five devices and shm, nothing can be made in it; its size is not used
 //	 tmpfs            size is needed; mode (01777). Must say noexec
-//	 bind, rbind      ro or rw, of files and directories. Must say noexec
+//	 bind, rbind      ro or rw, of files and directories. Must say noexec. What is mounted below the
+//	                  source comes along with rbind only; an ordinary user's host cannot leave it out
 //	                  devices and set-user-ID mean nothing in any mount, said (nodev, nosuid) or not
 //	                  propagation is private, which may be said
 //	linux.namespaces  pid, ipc, uts, mount, user, cgroup, each without a path; no network is the host's

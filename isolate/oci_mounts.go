@@ -16,7 +16,6 @@ import (
 // profile's own anyway.
 func (r *ociReader) mounts() {
 	places := places{r.view, map[string]string{}}
-	var earlier []string
 	for i, mount := range take(&r.config.Mounts) {
 		m := ociMount{r, fmt.Sprintf("mounts[%d]", i), mount}
 		if !path.IsAbs(m.Destination) || strings.ContainsRune(m.Destination, 0) {
@@ -24,13 +23,7 @@ func (r *ociReader) mounts() {
 			continue
 		}
 		m.Destination = path.Clean(m.Destination)
-		for _, e := range earlier {
-			if e == m.Destination || strings.HasPrefix(e, m.Destination+"/") {
-				r.refuse(m.name+".destination", "%s would hide the earlier mount on %s", m.Destination, e)
-			}
-		}
-		earlier = append(earlier, m.Destination)
-		m.read(&places)
+		m.read(places)
 	}
 }
 
@@ -41,22 +34,34 @@ type ociMount struct {
 	specs.Mount
 }
 
-func (m *ociMount) read(places *places) {
+func (m *ociMount) read(places places) {
 	to, kind := m.Destination, take(&m.Type)
 	isBind := slices.ContainsFunc(m.Options, func(o string) bool { return o == "bind" || o == "rbind" })
 	switch {
 	case isBind && (kind == "" || kind == "none" || kind == "bind"):
-		m.add(places, m.bind())
+		b := m.bind()
+		if b.path = m.place(places, checkTarget(to)); b.path != "" {
+			m.out.Spec.Mounts = append(m.out.Spec.Mounts, b)
+		}
 	case isBind:
 		m.refuse(m.name+".type", "%q with the option bind: say bind", kind)
 	case kind == "proc" && to == "/proc":
+		m.place(places, nil)
 		m.source("proc")
 		m.options(harmless, "noexec", "ro", "hidepid=invisible", "hidepid=2", "subset=pid")
 	case kind == "tmpfs" && to == "/dev":
+		m.place(places, nil)
 		m.source("tmpfs")
 		m.options(harmless, "noexec", "ro", "strictatime", "mode=755", "mode=0755", "size=")
 	case kind == "tmpfs":
-		m.add(places, m.tmpfs())
+		t := m.tmpfs()
+		var err error
+		if to != "/dev/shm" { // the profile's own, of another size
+			err = checkTarget(to)
+		}
+		if t.path = m.place(places, err); t.path != "" {
+			m.out.Spec.Mounts = append(m.out.Spec.Mounts, t)
+		}
 	case kind == "bind":
 		m.refuse(m.name+".options", "must have bind or rbind")
 	case kind == "proc":
@@ -68,21 +73,15 @@ func (m *ociMount) read(places *places) {
 	m.rest(reflect.ValueOf(m.Mount), m.name) // its id mappings
 }
 
-// add finds the mount's place in the root.
-func (m *ociMount) add(places *places, mount Mount) {
-	if path.Clean(m.Destination) != "/dev/shm" || reflect.TypeOf(mount) != reflect.TypeFor[tmpfsMount]() {
-		if err := checkTarget(m.Destination); err != nil {
-			m.refuse(m.name+".destination", "%v", err)
-			return
-		}
+// place finds the mount's place in the root, "" if it has none; refused says why.
+func (m *ociMount) place(places places, refused error) (real string) {
+	if refused == nil && m.view != nil { // without a root, that is what is said
+		real, refused = places.add(m.Destination)
 	}
-	if m.view == nil {
-		return // said already
+	if refused != nil {
+		m.refuse(m.name+".destination", "%v", refused)
 	}
-	if _, err := places.add(m.Destination); err != nil {
-		m.refuse(m.name+".destination", "%v", err)
-	}
-	m.out.Spec.Mounts = append(m.out.Spec.Mounts, mount)
+	return real
 }
 
 // harmless are in force in every mount, or change nothing.
@@ -117,14 +116,14 @@ func (m *ociMount) noexec() {
 	}
 }
 
-func (m *ociMount) bind() Mount {
+func (m *ociMount) bind() bindMount {
 	m.options(harmless, "bind", "rbind", "ro", "rro", "rw", "noexec", "rnoexec", "rnosuid", "rnodev")
 	m.noexec()
 	readOnly := m.has("ro") || m.has("rro")
 	if readOnly && m.has("rw") {
 		m.refuse(m.name+".options", "has ro and rw")
 	}
-	b := bindMount{path: m.Destination, source: m.inBundle(m.Source), writable: !readOnly, flat: !m.has("rbind")}
+	b := bindMount{source: m.inBundle(m.Source), writable: !readOnly, flat: !m.has("rbind")}
 	if m.Source == "" {
 		m.refuse(m.name+".source", "missing")
 	} else if _, err := hostFile(m.host, b); err != nil {
@@ -133,11 +132,11 @@ func (m *ociMount) bind() Mount {
 	return b
 }
 
-func (m *ociMount) tmpfs() Mount {
+func (m *ociMount) tmpfs() tmpfsMount {
 	m.source("tmpfs", "shm")
 	m.options(harmless, "noexec", "rw", "size=", "mode=")
 	m.noexec()
-	t := tmpfsMount{path: m.Destination}
+	var t tmpfsMount
 	for i, o := range m.Options {
 		name, value, _ := strings.Cut(o, "=")
 		var err error

@@ -2,6 +2,7 @@ package isolate
 
 import (
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -38,6 +39,7 @@ func TestRootRefuses(t *testing.T) {
 		"two by a link":                     {Spec{Mounts: []Mount{Tmpfs("/var/run", 1), Tmpfs("/run", 1)}}, "/bin/tool", "already"},
 		"a link into the profile":           {Spec{Mounts: []Mount{Tmpfs("/to-proc/x", 1)}}, "/bin/tool", "belongs to the profile"},
 		"in a tmpfs":                        {Spec{Mounts: []Mount{Tmpfs("/run", 1), bindMount{path: "/run/a/b", source: "/srv/bundle/data"}}}, "/bin/tool", ""},
+		"in a mount like it":                {Spec{Mounts: []Mount{bindMount{path: "/w", source: "/srv/bundle/data", writable: true}, bindMount{path: "/w/file", source: "/srv/data", writable: true}}}, "/bin/tool", ""},
 		"in a tmpfs in the root":            {Spec{Mounts: []Mount{Tmpfs("/var/cache", 1), bindMount{path: "/var/cache/x", source: "/srv/bundle/data"}}}, "/bin/tool", "at the top level"},
 		"a device":                          {Spec{Mounts: []Mount{bindMount{path: "/d", source: "/srv/device"}}}, "/bin/tool", "is a device"},
 		"a proc of the host":                {Spec{Mounts: []Mount{bindMount{path: "/d", source: "/proc/1"}}}, "/bin/tool", "belongs to the profile"},
@@ -65,9 +67,14 @@ func TestRootRefuses(t *testing.T) {
 			if c.spec.Root == "" {
 				c.spec.Root = root
 			}
-			_, err := Compile(c.spec, Program{Path: c.program, Args: []string{"x"}}, host)
+			plan, err := Compile(c.spec, Program{Path: c.program, Args: []string{"x"}}, host)
 			if c.text == "" && err != nil || c.text != "" && (err == nil || !strings.Contains(err.Error(), c.text)) {
 				t.Errorf("want %q, got %v", c.text, err)
+			}
+			for _, m := range c.spec.Mounts {
+				if b, ok := m.(bindMount); ok && err == nil && !slices.ContainsFunc(plan.Trees, func(t Tree) bool { return t.Path == b.source }) {
+					t.Errorf("%s is not mounted", b.source)
+				}
 			}
 		})
 	}

@@ -402,7 +402,7 @@ func (v *view) below(name string) (bind, bool) {
 func (v *view) ordered() []bind {
 	var list []bind
 	for _, b := range v.binds {
-		if in, ok := v.below(b.path); ok && in.writable == b.writable && in.exec == b.exec {
+		if in, ok := v.below(b.path); ok && in.writable == b.writable && in.exec == b.exec && !in.flat && b.source == path.Join(in.source, b.path[len(in.path):]) {
 			continue
 		}
 		list = append(list, b)
