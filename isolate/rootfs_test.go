@@ -1,7 +1,9 @@
 package isolate
 
 import (
+	"crypto/sha256"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -77,5 +79,45 @@ func TestRootRefuses(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTemplateOfABind: a template with what is mounted below a bind is not one
+// without.
+func TestTemplateOfABind(t *testing.T) {
+	base := t.TempDir()
+	for _, dir := range []string{"/rootfs/bin", "/data"} {
+		if err := os.MkdirAll(base+dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(base+"/rootfs/bin/tool", staticELF(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	key := func(flat bool) [sha256.Size]byte {
+		host, err := ThisHost()
+		if err != nil {
+			t.Fatal(err)
+		}
+		host.Privileged = true
+		p, err := Prepare(Spec{Root: base + "/rootfs", Mounts: []Mount{bindMount{path: "/w", source: base + "/data", flat: flat}}}, "/bin/tool", host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := p.Template()
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := plan.Key()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	if key(true) == key(false) {
+		t.Error("both have the same key")
+	}
+	if key(true) != key(true) {
+		t.Error("the same has two keys")
 	}
 }

@@ -1,6 +1,8 @@
 package tests
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -8,12 +10,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/proscenium-dev/proscenium/isolate"
 	"github.com/proscenium-dev/proscenium/launcher"
 	"github.com/proscenium-dev/proscenium/tests/testenv"
+	"golang.org/x/sys/unix"
 )
 
 // bundle makes a root file system of the probe and a few traps, in a directory
@@ -195,5 +200,60 @@ func TestContainerOnTheHostsNetwork(t *testing.T) {
 	ours, err := os.Readlink("/proc/self/ns/net")
 	if seen := testenv.Look(t, cmd); err != nil || seen.Namespaces["net"] != ours {
 		t.Errorf("network namespace %s, ours is %s (%v)", seen.Namespaces["net"], ours, err)
+	}
+}
+
+func init() { testenv.Role("below", belowRole) }
+
+// belowRole mounts something below what a container is shown and says what of it
+// is seen with bind, and with rbind. It is in a mount namespace of its own.
+func belowRole() {
+	base := os.Args[1]
+	host, err := isolate.ThisHost()
+	if err == nil {
+		err = unix.Mount("none", base+"/data/sub", "tmpfs", 0, "")
+	}
+	if err == nil {
+		err = os.WriteFile(base+"/data/sub/below", nil, 0o644)
+	}
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	l, err := launcher.Start(launcher.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer l.Close()
+	for _, option := range []string{"bind", "rbind"} {
+		c, err := isolate.FromOCI([]byte(strings.Replace(containerConfig, `"rbind"`, strconv.Quote(option), 1)), base, host)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		cmd := l.Command(context.Background(), c.Program.Path)
+		cmd.Args, cmd.Dir, cmd.Isolation = c.Program.Args, c.Program.Dir, c.Spec
+		cmd.Env = append(c.Program.Env, testenv.RoleEnv("probe"))
+		out, err := cmd.Output()
+		fmt.Println(option, bytes.Contains(out, []byte("/work/sub/below")), err)
+	}
+}
+
+// TestBindIsNotRecursive: what is mounted below the source comes along only with
+// rbind. (An ordinary user's host cannot take it away: the kernel refuses.)
+func TestBindIsNotRecursive(t *testing.T) {
+	testenv.Need(t, "root", os.Geteuid() == 0, "only root mounts without a user namespace")
+	testenv.NoLeaks(t)
+	base := bundle(t)
+	if err := os.Mkdir(base+"/data/sub", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(testenv.Self(t), base)
+	cmd.Env = append(os.Environ(), testenv.RoleEnv("below"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	out, err := cmd.CombinedOutput()
+	if want := "bind false <nil>\nrbind true <nil>\n"; err != nil || string(out) != want {
+		t.Errorf("got %q, %v, want %q", out, err, want)
 	}
 }
