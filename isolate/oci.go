@@ -83,7 +83,10 @@ func FromOCI(config []byte, bundle string, host Host) (*OCI, error) {
 		return nil, fmt.Errorf("a configuration of %d bytes: at most %d: %w", len(config), MaxOCI, unix.EFBIG)
 	}
 	r := ociReader{bundle: bundle, host: host}
-	if err := json.Unmarshal(config, &r.config); err != nil {
+	var mistyped *json.UnmarshalTypeError
+	if err := json.Unmarshal(config, &r.config); errors.As(err, &mistyped) {
+		r.refuse(mistyped.Field, "is a JSON %s, which does not fit: want %s", mistyped.Value, mistyped.Type)
+	} else if err != nil {
 		return nil, err
 	}
 	r.keys(json.NewDecoder(bytes.NewReader(config)))

@@ -136,6 +136,8 @@ func TestOCIRefuses(t *testing.T) {
 		{`["tool", "-v", ""]`, `[]`, "process.args", "no program"},
 		{`["tool", "-v", ""]`, `["a\u0000"]`, "process.args[0]", "NUL"},
 		{`:/bin"`, `:/sbin"`, "process.args[0]", "PATH"},
+		{`"uid": 1234`, `"uid": -1`, "process.user.uid", "does not fit"},
+		{`"args": [`, `"args": "tool", "x": [`, "process.args", "does not fit"},
 		{`"uid": 1234`, `"uid": 0`, "process.user.uid", "root"},
 		{`"umask": 18`, `"umask": 0`, "process.user.umask", "022"},
 		{`[1235]`, `[1235, 4]`, "process.user.additionalGids[1]", "one group"},

@@ -33,8 +33,8 @@ type Spec struct {
 	// sees as its file system instead of a View: read-only, and all of it can be
 	// executed, so that Allow has no meaning there. Its /dev, /proc, /sys and
 	// /tmp are the profile's whatever lies in the directory, Mounts may lie
-	// anywhere else in it. A file in it that has another name (a hard link) in a
-	// writable mount is not found out.
+	// anywhere else in it. A file in it that has another name in a writable mount
+	// (by a hard link, or by another mount of the host) is not found out.
 	Root string
 	// Allow has the absolute paths of further programs that the program may
 	// start. The program itself is always allowed.
