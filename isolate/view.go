@@ -20,20 +20,22 @@ type fileSystem interface {
 	fs.ReadLinkFS
 }
 
-// A bind is one file or directory of the host that becomes visible, under the
-// same path.
+// A bind is one file or directory of the host that becomes visible.
 type bind struct {
-	path     string // resolved: no symbolic link in it
+	path     string // inside, resolved: no symbolic link in it
+	source   string // on the host, resolved: the same path unless there is a root
 	info     fs.FileInfo
 	writable bool
 	exec     bool // may be executed, or mapped executable
 	device   bool
+	flat     bool // without what is mounted below it
 }
 
 // A view collects what a program will see. Nothing in it is decided twice: a
 // path that is shown already keeps the wider right.
 type view struct {
 	files  fileSystem
+	base   string // the directory of the host that is the root inside; "" is the host's own
 	linker linker
 	binds  map[string]bind
 	links  map[string]string // path of a symbolic link → its text
@@ -52,11 +54,24 @@ func newView(files fileSystem) *view {
 	}
 }
 
+// outside is a path inside as package fs names it on the host.
+func (v *view) outside(name string) string { return path.Join(v.base, name)[1:] }
+
 // resolve follows the symbolic links in name and keeps each, so that the name
 // works inside as it does outside.
 func (v *view) resolve(name string) (string, error) {
+	real, rest, err := v.follow(name)
+	if err == nil && rest != nil {
+		err = &fs.PathError{Op: "lstat", Path: real, Err: fs.ErrNotExist}
+	}
+	return real, err
+}
+
+// follow is resolve for a name that need not exist: real is then the first part
+// that does not, rest what is behind it.
+func (v *view) follow(name string) (real string, rest []string, err error) {
 	const maxLinks = 40 // as the kernel: path_resolution(7)
-	rest := strings.Split(strings.Trim(path.Clean(name), "/"), "/")
+	rest = strings.Split(strings.Trim(path.Clean(name), "/"), "/")
 	done := "/"
 	for followed := 0; len(rest) > 0; {
 		part := rest[0]
@@ -69,20 +84,23 @@ func (v *view) resolve(name string) (string, error) {
 			continue
 		}
 		next := path.Join(done, part)
-		info, err := v.files.Lstat(next[1:])
+		info, err := v.files.Lstat(v.outside(next))
+		if errors.Is(err, fs.ErrNotExist) {
+			return next, append([]string{}, rest...), nil
+		}
 		if err != nil {
-			return "", &fs.PathError{Op: "lstat", Path: next, Err: errors.Unwrap(err)}
+			return "", nil, &fs.PathError{Op: "lstat", Path: next, Err: errors.Unwrap(err)}
 		}
 		if info.Mode()&fs.ModeSymlink == 0 {
 			done = next
 			continue
 		}
 		if followed++; followed > maxLinks {
-			return "", &fs.PathError{Op: "resolve", Path: name, Err: unix.ELOOP}
+			return "", nil, &fs.PathError{Op: "resolve", Path: name, Err: unix.ELOOP}
 		}
-		text, err := v.files.ReadLink(next[1:])
+		text, err := v.files.ReadLink(v.outside(next))
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		v.links[next] = text
 		if path.IsAbs(text) {
@@ -90,7 +108,7 @@ func (v *view) resolve(name string) (string, error) {
 		}
 		rest = append(strings.Split(strings.Trim(text, "/"), "/"), rest...)
 	}
-	return done, nil
+	return done, nil, nil
 }
 
 // show makes a file or directory of the host visible.
@@ -104,7 +122,7 @@ func (v *view) show(name string, want bind) (bind, error) {
 			return bind{}, err
 		}
 	}
-	want.path = real
+	want.path, want.source = real, real
 	if want.info, err = v.files.Lstat(real[1:]); err != nil {
 		return bind{}, err
 	}
@@ -384,7 +402,7 @@ func (v *view) below(name string) (bind, bool) {
 func (v *view) ordered() []bind {
 	var list []bind
 	for _, b := range v.binds {
-		if in, ok := v.below(b.path); ok && in.writable == b.writable && in.exec == b.exec {
+		if in, ok := v.below(b.path); ok && in.writable == b.writable && in.exec == b.exec && !in.flat && b.source == path.Join(in.source, b.path[len(in.path):]) {
 			continue
 		}
 		list = append(list, b)

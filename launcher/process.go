@@ -273,7 +273,11 @@ func openTree(t isolate.Tree) (int, error) {
 	if then, ok := t.Info.Sys().(*syscall.Stat_t); !ok || then.Dev != now.Dev || then.Ino != now.Ino {
 		return -1, errors.New("it was replaced while the program was being started")
 	}
-	return unix.OpenTree(file, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	how := uint(unix.AT_EMPTY_PATH | unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if !t.Flat {
+		how |= unix.AT_RECURSIVE
+	}
+	return unix.OpenTree(file, "", how)
 }
 
 // begun waits until the program's execve has succeeded, or all of the group was
