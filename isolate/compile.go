@@ -82,7 +82,7 @@ const TreesPerMessage = 250
 // find libraries and resolve links) and changes nothing. All faults of the spec
 // and the program are reported together.
 func Compile(spec Spec, program Program, host Host) (*Plan, error) {
-	spec.Allow = append(slices.Clone(spec.Allow), program.Path)
+	spec = spec.Allowing(program.Path)
 	if err := errors.Join(spec.check(), program.check()); err != nil {
 		return nil, err
 	}

@@ -62,9 +62,6 @@ func (p *Profile) fillRoot() error {
 			return fmt.Errorf("root %s: %w", p.spec.Root, err)
 		}
 	}
-	if err := p.rootProgram(); err != nil {
-		return err
-	}
 	return errors.Join(p.nested(), v.aliases())
 }
 
@@ -149,9 +146,9 @@ func hostFile(host Host, m bindMount) (bind, error) {
 }
 
 // rootProgram checks the program itself; what it needs is there or is not.
-func (p *Profile) rootProgram() error {
-	refuse := func(err error) error { return &fs.PathError{Op: "exec", Path: p.program, Err: err} }
-	real, err := p.view.resolve(p.program)
+func (p *Profile) rootProgram(name string) error {
+	refuse := func(err error) error { return &fs.PathError{Op: "exec", Path: name, Err: err} }
+	real, err := p.view.resolve(name)
 	if err != nil {
 		return refuse(fmt.Errorf("in the root %s: %w", p.view.base, err))
 	}

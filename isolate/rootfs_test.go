@@ -100,7 +100,7 @@ func TestTemplateOfABind(t *testing.T) {
 			t.Fatal(err)
 		}
 		host.Privileged = true
-		p, err := Prepare(Spec{Root: base + "/rootfs", Mounts: []Mount{bindMount{path: "/w", source: base + "/data", flat: flat}}}, "/bin/tool", host)
+		p, err := Prepare(Spec{Root: base + "/rootfs", Mounts: []Mount{bindMount{path: "/w", source: base + "/data", flat: flat}}}, host)
 		if err != nil {
 			t.Fatal(err)
 		}
