@@ -69,6 +69,11 @@ func (v *view) resolve(name string) (string, error) {
 			continue
 		}
 		next := path.Join(done, part)
+		if next == "/proc" || next == "/sys" {
+			// /proc/self is this process here and another one inside
+			// (CVE-2019-5736 began with a script of /proc/self/exe).
+			return "", fmt.Errorf("%s leads through %s, which inside belongs to the profile", name, next)
+		}
 		info, err := v.files.Lstat(next[1:])
 		if err != nil {
 			return "", &fs.PathError{Op: "lstat", Path: next, Err: errors.Unwrap(err)}
@@ -203,7 +208,7 @@ func (v *view) runnable(name string) error {
 	}
 	target, err := v.resolve(interpreter)
 	if err != nil {
-		return fmt.Errorf("%s is a script and its interpreter is missing: %w", name, err)
+		return fmt.Errorf("%s is a script and its interpreter cannot be shown: %w", name, err)
 	}
 	if b, ok := v.binds[target]; !ok || !b.exec {
 		return &fs.PathError{Op: "exec", Path: name, Err: fmt.Errorf(
