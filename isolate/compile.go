@@ -263,7 +263,7 @@ func (p *Profile) fillView() error {
 	}
 	for _, m := range p.spec.Mounts {
 		if m, ok := m.(bindMount); ok {
-			if _, err := v.show(m.path, bind{writable: m.writable}); err != nil {
+			if _, err := v.show(m.path, bind{writable: m.writable, asNamed: true}); err != nil {
 				return fmt.Errorf("mount %s: %w", m.path, err)
 			}
 		}

@@ -28,6 +28,7 @@ type bind struct {
 	writable bool
 	exec     bool // may be executed, or mapped executable
 	device   bool
+	asNamed  bool // by nobody's links but root's: a mount of the spec
 }
 
 // A view collects what a program will see. Nothing in it is decided twice: a
@@ -55,9 +56,17 @@ func newView(files fileSystem) *view {
 // resolve follows the symbolic links in name and keeps each, so that the name
 // works inside as it does outside.
 func (v *view) resolve(name string) (string, error) {
+	real, _, err := v.walk(name)
+	return real, err
+}
+
+// walk is resolve and also names the first link that it met which a program can
+// have made, or can exchange for something else while a start is under way: one
+// that is not root's, or that lies below a directory where others may rename.
+func (v *view) walk(name string) (real, doubtful string, err error) {
 	const maxLinks = 40 // as the kernel: path_resolution(7)
 	rest := strings.Split(strings.Trim(path.Clean(name), "/"), "/")
-	done := "/"
+	done, roots := "/", true
 	for followed := 0; len(rest) > 0; {
 		part := rest[0]
 		rest = rest[1:]
@@ -72,22 +81,26 @@ func (v *view) resolve(name string) (string, error) {
 		if next == "/proc" || next == "/sys" {
 			// /proc/self is this process here and another one inside
 			// (CVE-2019-5736 began with a script of /proc/self/exe).
-			return "", fmt.Errorf("%s leads through %s, which inside belongs to the profile", name, next)
+			return "", "", &fs.PathError{Op: "resolve", Path: name, Err: fmt.Errorf("it leads through %s, which inside belongs to the profile", next)}
 		}
 		info, err := v.files.Lstat(next[1:])
 		if err != nil {
-			return "", &fs.PathError{Op: "lstat", Path: next, Err: errors.Unwrap(err)}
+			return "", "", &fs.PathError{Op: "lstat", Path: next, Err: errors.Unwrap(err)}
 		}
+		roots = roots && ofRoot(info)
 		if info.Mode()&fs.ModeSymlink == 0 {
 			done = next
 			continue
 		}
 		if followed++; followed > maxLinks {
-			return "", &fs.PathError{Op: "resolve", Path: name, Err: unix.ELOOP}
+			return "", "", &fs.PathError{Op: "resolve", Path: name, Err: unix.ELOOP}
 		}
 		text, err := v.files.ReadLink(next[1:])
 		if err != nil {
-			return "", err
+			return "", "", err
+		}
+		if !roots && doubtful == "" {
+			doubtful = next
 		}
 		v.links[next] = text
 		if path.IsAbs(text) {
@@ -95,14 +108,30 @@ func (v *view) resolve(name string) (string, error) {
 		}
 		rest = append(strings.Split(strings.Trim(text, "/"), "/"), rest...)
 	}
-	return done, nil
+	return done, doubtful, nil
+}
+
+// ofRoot says that nobody but root decides what lies under this name, or in this
+// directory: a link is root's own, and so is a directory in which others cannot
+// write, or at least (with the sticky bit) not rename what is not theirs.
+func ofRoot(info fs.FileInfo) bool {
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return true // a file system without owners
+	}
+	open := info.IsDir() && info.Mode()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0
+	return s.Uid == 0 && !open
 }
 
 // show makes a file or directory of the host visible.
 func (v *view) show(name string, want bind) (bind, error) {
-	real, err := v.resolve(name)
+	real, doubtful, err := v.walk(name)
 	if err != nil {
 		return bind{}, err
+	}
+	if want.asNamed && doubtful != "" {
+		return bind{}, &fs.PathError{Op: "mount", Path: name, Err: fmt.Errorf(
+			"%s is a symbolic link that a program may have made (it, or a directory above it, is not root's alone): name what it leads to: %w", doubtful, unix.ELOOP)}
 	}
 	if !want.device {
 		if err := checkTarget(real); err != nil { // wherever the links led
