@@ -138,7 +138,7 @@ func TestT05AndT07RacingRenamers(t *testing.T) {
 					r = manyStarts(testenv.Launcher(t), testenv.Self(t), s, *racingStarts)
 				} else {
 					text, _ := json.Marshal(s)
-					out, err := userRole(t, "racing host", string(text), itoa(*racingStarts)).Output()
+					out, err := outside(t, user, "racing host", string(text), itoa(*racingStarts)).Output()
 					if err := errors.Join(err, json.Unmarshal(out, &r)); err != nil {
 						t.Fatal(err)
 					}

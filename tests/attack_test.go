@@ -137,18 +137,19 @@ func (s scene) asUser(t *testing.T) ([]byte, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return userRole(t, "user's host", string(text)).Output()
+	return outside(t, user, "user's host", string(text)).Output()
 }
 
-// userRole is a role of the test binary outside of any cell, as an ordinary user.
-func userRole(t *testing.T, role string, args ...string) *exec.Cmd {
+// outside is a role of the test binary outside of any cell, as somebody else
+// where this is root.
+func outside(t *testing.T, uid uint32, role string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(testenv.Context(t), forEverybody(t), args...)
 	cmd.Dir = "/"
 	cmd.Env = []string{testenv.RoleEnv(role)}
 	cmd.Stderr = os.Stderr
 	if os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	}
 	return cmd
 }
