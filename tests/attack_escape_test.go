@@ -68,7 +68,7 @@ func hashes(t *testing.T, names []string) string {
 func attackImage(h *hostile, _ []string) {
 	exes := []string{"/proc/1/exe", "/proc/self/exe", "/proc/thread-self/exe"}
 	found, _ := filepath.Glob("/proc/[0-9]*/exe")
-	for range 100 {
+	for range 10 { // as quickly as may be, from the first moment on
 		for _, exe := range append(exes, found...) {
 			for _, flags := range []int{unix.O_WRONLY, unix.O_RDWR, unix.O_WRONLY | unix.O_TRUNC, unix.O_WRONLY | unix.O_APPEND} {
 				h.refused(open(exe, flags), "%s was opened for writing (%#x)", exe, flags)
