@@ -265,8 +265,7 @@ func (v *view) interpreter(real string) (string, error) {
 }
 
 // kinds is what programs open beyond what they are linked with, by the name of
-// the resolved program. Directories of an interpreter's library hold no ELF
-// executables of their own; their shared objects bring their closure.
+// the resolved program. Shared objects in directories bring their closure.
 var kinds = []struct {
 	program *regexp.Regexp
 	needs   []string // $1 is the program's submatch
@@ -275,6 +274,8 @@ var kinds = []struct {
 	{regexp.MustCompile(`^/usr/bin/perl(?:5[.\d]*)?$`), []string{"/etc/perl", "/usr/share/perl", "/usr/share/perl5", "/usr/lib/*/perl", "/usr/lib/*/perl5", "/usr/lib/*/perl-base", "/usr/local/share/perl", "/usr/local/lib/*/perl"}},
 	{regexp.MustCompile(`^(/usr/lib/jvm/[^/]+)/bin/java$`), []string{"$1/lib", "$1/conf", "$1/release", "/etc/java-*"}},
 	{regexp.MustCompile(`^/usr/bin/(?:curl|openssl|git|wget|node|nodejs|ssh)$`), []string{"/etc/ssl/openssl.cnf", "/usr/lib/ssl", "/etc/gitconfig"}},
+	// Debian's node has some of its own modules outside of the program.
+	{regexp.MustCompile(`^/usr/bin/(?:node|nodejs)$`), []string{"/usr/share/nodejs/acorn", "/usr/share/nodejs/acorn-walk", "/usr/share/nodejs/cjs-module-lexer", "/usr/share/nodejs/undici"}},
 	{regexp.MustCompile(`^/usr/bin/iconv$`), []string{"/usr/lib/*/gconv"}},
 	{regexp.MustCompile(`^/usr/bin/(?:convert|magick|identify|mogrify)[-.\w]*$`), []string{"/etc/ImageMagick-*", "/usr/lib/*/ImageMagick-*", "/usr/share/ImageMagick-*", "/etc/fonts", "/usr/share/fonts"}},
 }
@@ -317,14 +318,19 @@ func (v *view) need(pattern string) error {
 }
 
 // objects shows the libraries of the shared objects below a resolved path. One
-// that is broken, or lacks a library, could not be loaded outside either.
+// that is broken, or lacks a library, could not be loaded outside either. A
+// program that lies there (a JVM has helpers in its library) is seen, and is not
+// executed unless it is allowed like any other.
 func (v *view) objects(dir string) error {
 	return fs.WalkDir(v.files, dir[1:], func(name string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrPermission) {
 			return fs.SkipDir // the program will not be able to read it either
 		}
-		if err != nil || !d.Type().IsRegular() || !strings.Contains(path.Base(name), ".so") {
+		if err != nil || !d.Type().IsRegular() {
 			return err
+		}
+		if !strings.Contains(path.Base(name), ".so") {
+			return v.dormant("/"+name, d)
 		}
 		closure, err := v.linker.closure("/" + name)
 		if err != nil {
@@ -337,6 +343,19 @@ func (v *view) objects(dir string) error {
 		}
 		return nil
 	})
+}
+
+// dormant takes the right to be executed from an ELF program.
+func (v *view) dormant(name string, d fs.DirEntry) error {
+	info, err := d.Info()
+	if err != nil || info.Mode()&0o111 == 0 {
+		return nil // gone, or not to be executed as it is
+	}
+	if b, err := v.linker.read(name); err != nil || b.shared && !b.program {
+		return nil // a script, whose interpreter must be allowed, or a library
+	}
+	_, err = v.show(name, bind{})
+	return err
 }
 
 // data that programs of every kind open: locale, character sets, time zones,
