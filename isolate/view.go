@@ -347,6 +347,10 @@ func (v *view) objects(dir string) error {
 
 // dormant takes the right to be executed from an ELF program.
 func (v *view) dormant(name string, d fs.DirEntry) error {
+	switch path.Ext(name) {
+	case ".py", ".pyc", ".pm": // thousands, and never one
+		return nil
+	}
 	info, err := d.Info()
 	if err != nil || info.Mode()&0o111 == 0 {
 		return nil // gone, or not to be executed as it is

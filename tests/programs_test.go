@@ -70,6 +70,7 @@ func TestPrograms(t *testing.T) {
 		t.Run(filepath.Base(p.program), func(t *testing.T) {
 			_, err := os.Stat(p.program)
 			testenv.Need(t, "programs", err == nil, p.program+" is not installed; hack/test names the packages")
+			testenv.Need(t, "speed", !tooSlow(p.program), "a machine that is emulated takes minutes for "+p.program)
 			args := make([]string, len(p.args))
 			for i, a := range p.args {
 				args[i] = strings.ReplaceAll(a, "REPOSITORY", repository)
@@ -119,11 +120,17 @@ func aRepository(t *testing.T) string {
 	return dir
 }
 
+// tooSlow is a program that an emulated machine, which asks for short tests,
+// takes minutes for: it has hundreds of libraries, or compiles itself.
+func tooSlow(program string) bool {
+	return testing.Short() && slices.Contains([]string{"/usr/bin/java", "/usr/bin/convert"}, program)
+}
+
 // realPrograms are those that this machine has, each once.
 func realPrograms() []string {
 	var names []string
 	for _, p := range programs {
-		if _, err := os.Stat(p.program); err == nil && !slices.Contains(names, p.program) {
+		if _, err := os.Stat(p.program); err == nil && !slices.Contains(names, p.program) && !tooSlow(p.program) {
 			names = append(names, p.program)
 		}
 	}
