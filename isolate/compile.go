@@ -164,6 +164,16 @@ func (s Spec) check() error {
 }
 
 func (p Program) check() error {
+	size := 0 // before anything is made of them
+	for _, s := range p.Args {
+		size += len(s)
+	}
+	for _, s := range p.Env {
+		size += len(s)
+	}
+	if n := size + 8*(len(p.Args)+len(p.Env)); n > BufferSize {
+		return fmt.Errorf("arguments and environment take %d bytes; at most %d fit: %w", n, BufferSize, unix.E2BIG)
+	}
 	var faults []error
 	if p.Dir != "" {
 		faults = append(faults, checkPath("working directory", p.Dir))
@@ -304,7 +314,7 @@ func (p *Profile) fillPrograms() error {
 	}
 	for _, m := range p.spec.Mounts {
 		if m, ok := m.(bindMount); ok {
-			if _, err := v.show(m.path, bind{writable: m.writable}); err != nil {
+			if _, err := v.show(m.path, bind{writable: m.writable, asNamed: true}); err != nil {
 				return fmt.Errorf("mount %s: %w", m.path, err)
 			}
 		}

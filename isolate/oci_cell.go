@@ -110,13 +110,13 @@ func (r *ociReader) readonlyPaths(list []string) {
 			continue
 		}
 		names := []string{path.Clean(p)}
-		if r.view != nil {
-			real, rest, err := r.view.follow(p)
+		if r.view != nil && !within(names[0], "/proc") && !within(names[0], "/sys") {
+			w, err := r.view.follow(p)
 			if err != nil {
 				r.refuse(name, "%v", err)
 				continue
 			}
-			names = append(names, path.Join(real, path.Join(rest...)))
+			names = append(names, path.Join(w.real, path.Join(w.rest...)))
 		}
 		for _, m := range mounts {
 			to := m.target()

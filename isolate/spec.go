@@ -154,7 +154,9 @@ func (bindMount) sealed()           {}
 func (tmpfsMount) sealed()          {}
 
 // RO shows a file or directory of the host at the same path: read-only, and
-// nothing in it can be executed.
+// nothing in it can be executed. A symbolic link in the path is followed if only
+// root can have made it; any other is an error, for it would lead where a
+// program likes.
 func RO(path string) Mount { return bindMount{path: path} }
 
 // RW is RO with writing. A privileged host's programs write as HostUID.

@@ -121,7 +121,7 @@ func (p *Process) failed(r isolate.Record) error {
 	errno := syscall.Errno(r.Errno)
 	switch r.Kind {
 	case isolate.RecordStageOneFailed:
-		return p.failure("stage one", p.plan.StageOne.CallAt(r.Value), p.explain(errno))
+		return p.failure("stage one", p.plan.StageOne.CallAt(r.Value), errno)
 	case isolate.RecordSetUpFailed:
 		return p.failure("init", p.plan.SetUp.CallAt(r.Value), errno)
 	case isolate.RecordProgramFailed:
@@ -131,7 +131,7 @@ func (p *Process) failed(r isolate.Record) error {
 }
 
 func (p *Process) failure(step, call string, err error) error {
-	return &SetupError{p.program, step, call, err}
+	return &SetupError{p.program, step, call, isolate.Explain(call, err)}
 }
 
 // launched waits for stage one: init exists and the launcher has said so.
@@ -167,21 +167,12 @@ func (p *Process) advance(r isolate.Record, fds []int) (done bool, err error) {
 	case r.Kind != isolate.RecordLaunched:
 		return false, p.failed(r)
 	case r.Errno != 0:
-		return false, p.failure("launcher", "fork and exec of init, with its identity, control group and network namespace", syscall.Errno(r.Errno))
+		return false, p.failure("launcher", "clone3(CLONE_INTO_CGROUP) and exec of init, with its identity and network namespace", syscall.Errno(r.Errno))
 	case p.init < 0 || r.Value != 0:
 		return false, p.failure("stage one", "clone", fmt.Errorf("init was killed before its exec (wait status %#x): is its control group, or the launcher's, one that was killed once, or its memory limit too small?", uint32(r.Value)))
 	}
 	step("launched")
 	return true, nil
-}
-
-// explain adds the usual host setting at fault to an errno of the clone.
-func (p *Process) explain(errno syscall.Errno) error {
-	switch errno {
-	case unix.EPERM, unix.ENOSPC, unix.EUSERS:
-		return fmt.Errorf("%w (may this host make user namespaces? see user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns and `proscenium doctor`)", errno)
-	}
-	return errno
 }
 
 // maxMessage keeps a message below the smallest usual socket buffer.
@@ -250,7 +241,7 @@ func openTrees(trees []isolate.Tree) (fds []int, err error) {
 	for _, t := range trees {
 		fd, err := openTree(t)
 		if err != nil {
-			return fds, &os.PathError{Op: "open_tree", Path: t.Path, Err: err}
+			return fds, &os.PathError{Op: "mount", Path: t.Path, Err: err}
 		}
 		fds = append(fds, fd)
 	}
@@ -263,7 +254,7 @@ func openTree(t isolate.Tree) (int, error) {
 		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
-		return -1, err
+		return -1, os.NewSyscallError("openat2", err)
 	}
 	defer unix.Close(file)
 	var now unix.Stat_t
@@ -277,7 +268,8 @@ func openTree(t isolate.Tree) (int, error) {
 	if !t.Flat {
 		how |= unix.AT_RECURSIVE
 	}
-	return unix.OpenTree(file, "", how)
+	tree, err := unix.OpenTree(file, "", how)
+	return tree, os.NewSyscallError("open_tree", err)
 }
 
 // begun waits until the program's execve has succeeded, or all of the group was

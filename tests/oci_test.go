@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,12 +27,12 @@ func bundle(t *testing.T) string {
 	base := testDir(t)
 	root := filepath.Join(base, "rootfs")
 	self := testenv.Self(t)
-	copyFile(t, self, root+"/bin/probe")
+	copyInto(t, self, root+"/bin/probe")
 	// Nothing for a static test binary.
 	libraries, _ := exec.Command("ldd", self).Output()
 	for field := range strings.FieldsSeq(string(libraries)) {
 		if filepath.IsAbs(field) {
-			copyFile(t, field, root+field)
+			copyInto(t, field, root+field)
 		}
 	}
 	for _, name := range []string{"rootfs/etc/own", "rootfs/var/mail", "rootfs/var/cache/old", "rootfs/run/old", "rootfs/tmp/old", "rootfs/proc/old", "data/file", "secret/file"} {
@@ -60,23 +59,13 @@ func writeFile(t *testing.T, name, text string) {
 	}
 }
 
-func copyFile(t *testing.T, from, to string) {
+func copyInto(t *testing.T, from, to string) {
 	t.Helper()
-	in, err := os.Open(from)
+	err := os.MkdirAll(filepath.Dir(to), 0o755)
+	if err == nil {
+		err = copyFile(to, from, 0o755)
+	}
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	writeFile(t, to, "")
-	out, err := os.OpenFile(to, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	if _, err := io.Copy(out, in); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Chmod(0o755); err != nil {
 		t.Fatal(err)
 	}
 }
