@@ -35,7 +35,6 @@ import (
 	"github.com/proscenium-dev/proscenium/launcher"
 	"github.com/proscenium-dev/proscenium/wit/canon"
 	"github.com/tetratelabs/wazero"
-	"github.com/tetratelabs/wazero/api"
 )
 
 // Config is what an actor needs.
@@ -66,8 +65,8 @@ type Actor struct {
 	chain    chain
 
 	mu       sync.Mutex // one call at a time
-	module   api.Module
-	exports  exports
+	guest    guest
+	alive    bool // the guest is loaded and not closed
 	state    []byte
 	hasState bool
 	failed   error
@@ -101,15 +100,22 @@ func Start(ctx context.Context, c Config) (_ *Actor, err error) {
 			return nil, err
 		}
 	}
-	if err := a.load(ctx, code); err != nil {
-		a.record(handler.Event{Kind: handler.ActorFailed, Error: err.Error()})
-		return nil, err
-	}
-	a.record(handler.Event{Kind: handler.ActorStarted, Program: m.ComponentPath})
-	if err := a.init(ctx); err != nil {
+	if err := a.begin(ctx, code); err != nil {
 		return nil, err
 	}
 	return a, nil
+}
+
+// begin loads the actor and calls its init, before any event can reach it.
+func (a *Actor) begin(ctx context.Context, code []byte) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.load(ctx, code); err != nil {
+		a.record(handler.Event{Kind: handler.ActorFailed, Error: err.Error()})
+		return err
+	}
+	a.record(handler.Event{Kind: handler.ActorStarted, Program: a.manifest.ComponentPath})
+	return a.init(ctx)
 }
 
 func (a *Actor) recorders() []handler.Recorder {
@@ -147,41 +153,16 @@ func readModule(path string) ([]byte, error) {
 	return code, nil
 }
 
-// load compiles, checks and instantiates the module.
-func (a *Actor) load(ctx context.Context, code []byte) error {
-	code, err := boundModule(code)
-	if err != nil {
-		return err
-	}
+// load makes the runtime and, in it, the guest.
+func (a *Actor) load(ctx context.Context, code []byte) (err error) {
 	config := wazero.NewRuntimeConfig().
 		WithMemoryLimitPages(uint32(a.manifest.Memory / wasmPage)).
 		WithCloseOnContextDone(a.manifest.Deadline > 0)
 	a.runtime = wazero.NewRuntimeWithConfig(ctx, config)
-	compiled, err := a.runtime.CompileModule(ctx, code)
-	if err != nil {
-		return err
-	}
-	names, err := checkModule(compiled)
-	if err != nil {
-		return err
-	}
-	if err := a.provideImports(ctx, compiled); err != nil {
-		return err
-	}
-	ctx, cancel := a.withDeadline(ctx)
-	defer cancel()
 	a.mayLeave = true
-	a.module, err = a.runtime.InstantiateModule(ctx, compiled, a.moduleConfig(ctx))
-	if err != nil {
-		return a.explain(err)
-	}
-	a.exports.find(a.module, names)
-	if a.exports.initialize != nil {
-		if _, err := a.exports.initialize.Call(ctx); err != nil {
-			return a.explain(err)
-		}
-	}
-	return nil
+	a.guest, err = a.loadCore(ctx, code)
+	a.alive = err == nil
+	return err
 }
 
 // withDeadline bounds one call into the guest.
@@ -253,10 +234,10 @@ func (a *Actor) Close() error {
 	if a.runtime == nil {
 		return nil
 	}
-	if a.module != nil {
+	if a.alive {
 		a.record(handler.Event{Kind: handler.ActorEnded})
 	}
 	err := a.runtime.Close(context.Background())
-	a.runtime, a.module = nil, nil
+	a.runtime, a.alive = nil, false
 	return err
 }
