@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/proscenium-dev/proscenium/wit/canon"
+	"github.com/proscenium-dev/proscenium/wit/wasm"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
@@ -15,7 +16,7 @@ import (
 
 // loadCore compiles, checks and instantiates a core module.
 func (a *Actor) loadCore(ctx context.Context, code []byte) (guest, error) {
-	code, err := boundModule(code)
+	code, err := wasm.Bound(code, wasm.MaxTable)
 	if err != nil {
 		return guest{}, err
 	}
