@@ -34,7 +34,11 @@ import (
 	"github.com/proscenium-dev/proscenium/handler"
 	"github.com/proscenium-dev/proscenium/launcher"
 	"github.com/proscenium-dev/proscenium/wit/canon"
+	"github.com/proscenium-dev/proscenium/wit/component"
+	"github.com/proscenium-dev/proscenium/wit/wasm"
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 )
 
 // Config is what an actor needs.
@@ -144,23 +148,29 @@ func readModule(path string) ([]byte, error) {
 	if len(code) > maxModule {
 		return nil, fmt.Errorf("%s: more than %d bytes", path, maxModule)
 	}
-	switch {
-	case bytes.HasPrefix(code, []byte("\x00asm\x0d\x00\x01\x00")):
-		return nil, fmt.Errorf("%s is a component; this host runs core modules: build the actor without the component step (wit-component, jco)", path)
-	case !bytes.HasPrefix(code, []byte("\x00asm\x01\x00\x00\x00")):
-		return nil, fmt.Errorf("%s is not a WebAssembly module", path)
+	if !wasm.IsModule(code) && !component.Is(code) {
+		return nil, fmt.Errorf("%s is not a WebAssembly module or component", path)
 	}
 	return code, nil
 }
+
+// features are those of WebAssembly 2.0 and what guests that tools make need
+// beyond: QuickJS, linked by wit-component, has extended constants.
+const features = api.CoreFeaturesV2 | experimental.CoreFeaturesExtendedConst
 
 // load makes the runtime and, in it, the guest.
 func (a *Actor) load(ctx context.Context, code []byte) (err error) {
 	config := wazero.NewRuntimeConfig().
 		WithMemoryLimitPages(uint32(a.manifest.Memory / wasmPage)).
-		WithCloseOnContextDone(a.manifest.Deadline > 0)
+		WithCloseOnContextDone(a.manifest.Deadline > 0).
+		WithCoreFeatures(features)
 	a.runtime = wazero.NewRuntimeWithConfig(ctx, config)
 	a.mayLeave = true
-	a.guest, err = a.loadCore(ctx, code)
+	if component.Is(code) {
+		a.guest, err = a.loadComponent(ctx, code)
+	} else {
+		a.guest, err = a.loadCore(ctx, code)
+	}
 	a.alive = err == nil
 	return err
 }

@@ -68,7 +68,7 @@ func (a *Actor) provideImports(ctx context.Context, m wazero.CompiledModule, g *
 		wanted[module] = true
 	}
 	for module := range wanted {
-		if module == wasi {
+		if module == wasip1 {
 			if _, err := wasi_snapshot_preview1.Instantiate(ctx, a.runtime); err != nil {
 				return err
 			}
@@ -80,6 +80,9 @@ func (a *Actor) provideImports(ctx context.Context, m wazero.CompiledModule, g *
 			s := importSignatures[iface][name]
 			call := a.guarded(name, f)
 			b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(ctx context.Context, stack []uint64) {
+				if g.Memory.Memory == nil {
+					panic(&canon.Trap{Reason: name + " was called before the module was instantiated"})
+				}
 				call(ctx, g, stack)
 			}), s.params, s.results).Export(name)
 		}

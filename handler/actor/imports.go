@@ -34,9 +34,6 @@ func (a *Actor) guarded(name string, f hostFunction) hostFunction {
 		if !a.mayLeave {
 			panic(&canon.Trap{Reason: name + " was called from cabi_realloc or a post-return function"})
 		}
-		if g.Memory.Memory == nil {
-			panic(&canon.Trap{Reason: name + " was called before the module was instantiated"})
-		}
 		if err := ctx.Err(); err != nil {
 			panic(err)
 		}

@@ -33,9 +33,9 @@ type Import struct {
 
 // An Interface is what a module wants and offers.
 type Interface struct {
-	Imports  []Import
-	Exports  map[string]Kind
-	Memories int // of its own
+	Imports []Import
+	Exports map[string]Kind
+	Memory  uint64 // bytes that its own memory begins with
 }
 
 // Look reads the interface of a module that is bounded.
@@ -55,7 +55,10 @@ func Look(code []byte) (Interface, error) {
 		case sectionImport:
 			s.Vector(func() { x.Imports = append(x.Imports, s.anImport(types)) })
 		case sectionMemory:
-			x.Memories += s.Count()
+			s.Vector(func() {
+				least, _, _ := s.limits()
+				x.Memory += uint64(least) << 16
+			})
 		case sectionExport:
 			s.Vector(func() {
 				name, kind := string(s.Bytes()), Kind(s.Byte())

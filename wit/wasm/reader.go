@@ -121,4 +121,3 @@ func (r *Reader) expression() {
 		}
 	}
 }
-
