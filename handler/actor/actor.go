@@ -155,8 +155,9 @@ func readModule(path string) ([]byte, error) {
 }
 
 // features are those of WebAssembly 2.0 and what guests that tools make need
-// beyond: QuickJS, linked by wit-component, has extended constants.
-const features = api.CoreFeaturesV2 | experimental.CoreFeaturesExtendedConst
+// beyond: QuickJS has tail calls and, linked by wit-component, extended
+// constants.
+const features = api.CoreFeaturesV2 | experimental.CoreFeaturesExtendedConst | experimental.CoreFeaturesTailCall
 
 // load makes the runtime and, in it, the guest.
 func (a *Actor) load(ctx context.Context, code []byte) (err error) {

@@ -9,8 +9,13 @@ import (
 	"fmt"
 )
 
-// maxLocals bounds the locals of a function, as in browsers.
-const maxLocals = 50000
+// Bounds of a module, of the order of browsers'.
+const (
+	maxImports   = 100000  // likewise exports and types
+	maxFunctions = 1000000 // functions
+	maxFunction  = 1 << 20 // bytes of a function; the largest of JavaScript engines have 170 000
+	maxLocals    = 50000   // of a function
+)
 
 // MaxTable is how many elements the tables of an actor should have at most: the
 // host holds 8 bytes for each.
@@ -21,7 +26,10 @@ const MaxTable = 1 << 20
 // cannot allocate is the end of the process. It also lets tables, which are not
 // in the guest's memory, grow without end unless they have a maximum: in the
 // module that is returned each has one, and all together have at most so many
-// elements.
+// elements. And wazero looks whether a guest's time is up in loops only: calls
+// without any loop can go on for ever, and nothing of the host runs that waits
+// for the garbage collector. In the module that is returned functions begin with
+// a loop (code.go).
 //
 // Whether the module is valid is wazero's to say: this follows lengths only.
 func Bound(code []byte, tables int) ([]byte, error) {
@@ -34,9 +42,12 @@ func Bound(code []byte, tables int) ([]byte, error) {
 		id := r.Byte()
 		body := r.Take(r.Count())
 		s := NewReader(body)
-		if id == sectionTable {
+		switch id {
+		case sectionTable:
 			body = s.tables(tables)
-		} else {
+		case sectionCode:
+			body = s.code()
+		default:
 			s.section(id)
 		}
 		if r.Err != nil {
@@ -79,25 +90,35 @@ func (r *Reader) section(id byte) {
 	case sectionCustom:
 		r.custom()
 	case sectionType:
-		r.Vector(r.functionType)
+		r.atMost(maxImports, r.functionType)
 	case sectionImport:
-		r.Vector(r.imported)
+		r.atMost(maxImports, r.imported)
 	case sectionFunction:
-		r.Vector(r.Skip)
+		r.atMost(maxFunctions, r.Skip)
 	case sectionGlobal:
 		r.Vector(func() { r.valueType(); r.Byte(); r.expression() })
 	case sectionExport:
-		r.Vector(func() { r.Bytes(); r.Byte(); r.Skip() })
+		r.atMost(maxImports, func() { r.Bytes(); r.Byte(); r.Skip() })
 	case sectionElement:
 		r.Vector(r.element)
-	case sectionCode:
-		r.Vector(r.function)
 	case sectionData:
 		r.Vector(r.data)
 	case sectionMemory, sectionStart, sectionDataCount: // wazero allocates nothing for them
 	default:
 		r.Fail("unknown")
 	}
+}
+
+// atMost is Vector for so many elements.
+func (r *Reader) atMost(n int, element func()) {
+	left := n
+	r.Vector(func() {
+		if left--; left < 0 {
+			r.Fail("it has more than %d elements", n)
+			return
+		}
+		element()
+	})
 }
 
 func (r *Reader) functionType() {
@@ -147,21 +168,6 @@ func (r *Reader) element() {
 		r.Vector(r.expression)
 	} else {
 		r.Vector(r.Skip)
-	}
-}
-
-func (r *Reader) function() {
-	body := NewReader(r.Take(r.Count()))
-	locals := uint64(0)
-	body.Vector(func() {
-		locals += uint64(body.U32())
-		body.valueType()
-	})
-	if locals > maxLocals {
-		body.Fail("a function has %d locals, more than %d", locals, maxLocals)
-	}
-	if body.Err != nil {
-		r.Fail("%w", body.Err)
 	}
 }
 
