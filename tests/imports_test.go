@@ -29,7 +29,7 @@ var mayImport = map[string]struct{ ours, theirs []string }{
 	"wit/wasi":         {[]string{"wit/canon", "wit/component"}, []string{"github.com/tetratelabs/wazero"}},
 	"wit/canon":        {nil, []string{"github.com/tetratelabs/wazero/api"}},
 	"handler":          {[]string{"launcher", "isolate", "cgroup"}, []string{"github.com/pelletier/go-toml/v2", "github.com/docker/go-units", "golang.org/x/sys/unix"}},
-	"handler/actor":    {[]string{"handler", "wit", "wit/canon", "wit/wasm", "wit/component", "wit/wasi", "launcher", "cgroup"}, []string{"github.com/tetratelabs/wazero"}},
+	"handler/actor":    {[]string{"handler", "wit", "wit/canon", "wit/wasm", "wit/component", "wit/wasi", "launcher", "cgroup"}, []string{"github.com/tetratelabs/wazero", "golang.org/x/sys/unix"}},
 	"metrics":          {[]string{"handler", "cgroup"}, []string{"github.com/prometheus/client_golang"}},
 	"cmd/proscenium":   {[]string{"reexec", "isolate", "cgroup", "launcher", "handler", "handler/actor", "metrics"}, []string{"github.com/spf13/cobra", "github.com/prometheus/client_golang", "golang.org/x/sys/unix"}},
 	"tests/testenv":    {[]string{"reexec", "isolate", "cgroup", "launcher", "handler"}, []string{"golang.org/x/sys/unix"}},

@@ -93,6 +93,7 @@ func (r *recording) all(k handler.Kind) (events []handler.Event) {
 // A stage is what an actor runs on: change it before start.
 type stage struct {
 	manifest *handler.Manifest
+	cache    string // Config.Cache
 	recorder recording
 	log      bytes.Buffer
 	logMu    sync.Mutex
@@ -133,14 +134,14 @@ func newStage(t testing.TB, module []byte, programs ...string) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &stage{manifest: m}
+	return &stage{manifest: m, cache: NoCache}
 }
 
 func (s *stage) start(t testing.TB) (*Actor, error) {
 	t.Helper()
 	a, err := Start(testenv.Context(t), Config{
 		Manifest: s.manifest, Launcher: testenv.Launcher(t), Group: testenv.Group(t),
-		Recorder: &s.recorder, Logger: slog.New(slog.NewTextHandler(s, nil)),
+		Recorder: &s.recorder, Cache: s.cache, Logger: slog.New(slog.NewTextHandler(s, nil)),
 	})
 	if err == nil {
 		t.Cleanup(func() { a.Close() })
