@@ -55,6 +55,19 @@ func cGuest(t testing.TB, source string, flags ...string) []byte {
 	return build(t, nil, command...)
 }
 
+// componentGuest is one that hack/guests made, in the directory that PROSCENIUM_GUESTS
+// names.
+func componentGuest(t testing.TB, name string) []byte {
+	t.Helper()
+	dir := os.Getenv("PROSCENIUM_GUESTS")
+	testenv.Need(t, "components", dir != "", "components are made by hack/guests: PROSCENIUM_GUESTS=$(hack/guests) go test …")
+	code, err := os.ReadFile(filepath.Join(dir, name+".wasm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return code
+}
+
 func needClang(t testing.TB) {
 	t.Helper()
 	_, compiler := exec.LookPath("clang")
