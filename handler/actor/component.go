@@ -26,8 +26,12 @@ func (a *Actor) loadComponent(ctx context.Context, code []byte) (guest, error) {
 	if err != nil {
 		return guest{}, err
 	}
-	compiled, err := host.Compile(ctx, a.runtime, program)
-	if err != nil {
+	var compiled *component.Compiled
+	runtime := a.runtime
+	if err := a.compile(ctx, func(ctx context.Context) (err error) {
+		compiled, err = host.Compile(ctx, runtime, program)
+		return err
+	}); err != nil {
 		return guest{}, err
 	}
 	ctx, cancel := a.withDeadline(ctx)

@@ -20,8 +20,12 @@ func (a *Actor) loadCore(ctx context.Context, code []byte) (guest, error) {
 	if err != nil {
 		return guest{}, err
 	}
-	compiled, err := a.runtime.CompileModule(ctx, code)
-	if err != nil {
+	var compiled wazero.CompiledModule
+	runtime := a.runtime
+	if err := a.compile(ctx, func(ctx context.Context) (err error) {
+		compiled, err = runtime.CompileModule(ctx, code)
+		return err
+	}); err != nil {
 		return guest{}, err
 	}
 	names, err := checkModule(compiled)

@@ -13,7 +13,7 @@ import (
 const (
 	maxImports   = 100000  // likewise exports and types
 	maxFunctions = 1000000 // functions
-	maxFunction  = 1 << 20 // bytes of a function; the largest of JavaScript engines have 170 000
+	maxFunction  = 1 << 19 // bytes of a function; the largest of JavaScript engines has 171 628
 	maxLocals    = 50000   // of a function
 )
 
