@@ -67,3 +67,18 @@ func TestWorlds(t *testing.T) {
 		}
 	}
 }
+
+// TestAsComponents: the actors in C do as components what they do as core
+// modules, the hostile one too.
+func TestAsComponents(t *testing.T) {
+	componentGuest(t, "c-echo") // skips all of it where there are none
+	asComponents = true
+	t.Cleanup(func() { asComponents = false })
+	for name, test := range map[string]func(*testing.T){
+		"Modes": TestModes, "Pipeline": TestPipeline, "Status": TestStatus, "Signals": TestSignalsAndKills, "State": TestStateRoundTrip,
+		"InitError": TestInitError, "NoProcessHandler": TestNoProcessHandler, "Chain": TestLogAndChain, "ChainIsBounded": TestChainIsBounded,
+		"WASI": TestWASIGivesNothing, "Hostile": TestHostileGuests,
+	} {
+		t.Run(name, test)
+	}
+}

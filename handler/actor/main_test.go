@@ -41,9 +41,16 @@ func build(t testing.TB, env []string, command ...string) []byte {
 	return module
 }
 
+// asComponents makes cGuest return the component that hack/guests made of the
+// actor.
+var asComponents bool
+
 // cGuest is an actor of testdata, compiled.
 func cGuest(t testing.TB, source string, flags ...string) []byte {
 	t.Helper()
+	if asComponents && len(flags) == 0 {
+		return componentGuest(t, "c-"+strings.TrimSuffix(source, ".c"))
+	}
 	needClang(t)
 	command := []string{"clang", "--target=wasm32", "-O2", "-mbulk-memory", "-ffreestanding", "-nostdlib", "-Wall", "-Wextra", "-Werror",
 		"-Wno-unused-parameter", "-Wl,--no-entry", "-I../../wit/guest", "testdata/" + source}
