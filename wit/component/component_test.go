@@ -167,6 +167,8 @@ func components() map[string]struct {
 		"many core instances":    {assemble(whole(idModule, []byte(emptyMod)), sec(idCoreInstance, many(maxInstances+1, instantiate0)...)), "more than 32 instances of core modules"},
 		"many memories":          {assemble(whole(idModule, []byte(pageMod)), sec(idCoreInstance, many(17, instantiate0)...)), "its memories begin with 1114112 bytes, over the limit of 1048576"},
 		"as much as it may":      {assemble(whole(idModule, []byte(pageMod)), sec(idCoreInstance, many(16, instantiate0)...)), ""},
+		"very many trampolines":  {assemble(sec(idType, "\x3f\x7f\x00"), sec(idCanon, many(maxTrampolines+1, "\x03\x00")...)), "more than 2000 functions of the host"},
+		"a module of nothing":    {assemble(whole(idModule, nil)), "a core module of no bytes"},
 		"a lying module":         {assemble(whole(idModule, []byte(emptyMod+"\x01\x05\xff\xff\xff\xff\x0f"))), "are claimed in 0 bytes"},
 		"a module that is none":  {assemble(whole(idModule, []byte("\x00asm\x02\x00\x00\x00"))), "it is not a WebAssembly module"},
 	}
@@ -237,4 +239,23 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestMemoryIsShared: the limit is for all memories of an instance together.
+func TestMemoryIsShared(t *testing.T) {
+	b := &memoryBudget{left: 3 << 16}
+	one, two := b.allocate(0, 0), b.allocate(0, 0)
+	for i, c := range []struct {
+		of    interface{ Reallocate(uint64) []byte }
+		pages int
+		ok    bool
+	}{{one, 1, true}, {two, 2, true}, {one, 2, false}, {two, 2, true}, {two, 3, false}} {
+		if got := c.of.Reallocate(uint64(c.pages) << 16); (got != nil) != c.ok || c.ok && len(got) != c.pages<<16 {
+			t.Errorf("%d: %d bytes, want %t", i, len(got), c.ok)
+		}
+	}
+	two.Free()
+	if got := one.Reallocate(3 << 16); len(got) != 3<<16 {
+		t.Error("what was freed cannot be had")
+	}
 }

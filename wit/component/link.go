@@ -13,9 +13,12 @@ import (
 // Bounds of what a component comes to when it is linked: a few definitions can
 // instantiate each other very often.
 const (
-	maxWork      = 200000 // definitions that are carried out
-	maxNesting   = 16     // of instantiations
-	maxInstances = 32     // of core modules; each has tables and globals outside of its memory
+	maxWork        = 200000  // definitions that are carried out
+	maxNesting     = 16      // of instantiations
+	maxInstances   = 32      // of core modules
+	maxTrampolines = 2000    // functions that the host makes
+	maxTable       = 1 << 17 // elements of the tables of one module, of 8 bytes each
+	relayWork      = 100     // what a relay costs, in definitions
 )
 
 // Items, which are in the index spaces of a component and in instances. The
@@ -87,7 +90,8 @@ type linker struct {
 	host *Host
 	*program
 	work, depth int
-	missing     []string // imports that the host does not have
+	missing     []string          // imports that the host does not have
+	looked      map[*byte]*module // by where they begin
 }
 
 func (l *linker) spend(n int) error {

@@ -1,18 +1,28 @@
 package component
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/proscenium-dev/proscenium/wit/wasm"
 )
 
+// module looks through a core module, once: a component that has it may be
+// instantiated often.
 func (l *linker) module(code []byte) (*module, error) {
-	bounded, err := wasm.Bound(code, wasm.MaxTable/maxInstances)
+	if len(code) == 0 {
+		return nil, errors.New("a core module of no bytes")
+	}
+	if m, ok := l.looked[&code[0]]; ok {
+		return m, nil
+	}
+	bounded, err := wasm.Bound(code, maxTable)
 	if err != nil {
 		return nil, err
 	}
 	m := &module{code: bounded, index: -1}
 	m.Interface, err = wasm.Look(bounded)
+	l.looked[&code[0]] = m
 	return m, err
 }
 
@@ -99,6 +109,9 @@ func (l *linker) coreInstantiate(s *scope, d coreInstantiation) error {
 			continue
 		}
 		if st.relays[i.Module] == nil {
+			if err := l.spend(relayWork); err != nil {
+				return err
+			}
 			st.relays[i.Module] = &relay{}
 		}
 		if err := st.relays[i.Module].add(i, item); err != nil {
@@ -179,12 +192,11 @@ func (l *linker) lower(s *scope, d lowerDef) error {
 	if t.memory, t.realloc, _, err = l.options(s, d.options); err != nil {
 		return err
 	}
-	l.trampoline(s, t)
-	if f.host != nil {
-		l.imported[f.name] = true
-		return check(f.typ, t.memory, t.realloc, f.typ.result != nil && f.typ.result.pointers, f.typ.params.pointers)
+	if err := l.trampoline(s, t); err != nil || f.host == nil {
+		return err
 	}
-	return nil
+	l.imported[f.name] = true
+	return check(f.typ, t.memory, t.realloc, f.typ.result != nil && f.typ.result.pointers, f.typ.params.pointers)
 }
 
 // check says whether a function has the canonical options that it needs: a
@@ -200,10 +212,14 @@ func check(t *funcType, memory, realloc *coreItem, in, out bool) error {
 	return nil
 }
 
-func (l *linker) trampoline(s *scope, t trampoline) {
+func (l *linker) trampoline(s *scope, t trampoline) error {
 	item := coreItem{kind: wasm.Function, instance: -1, number: len(l.trampolines)}
 	l.trampolines = append(l.trampolines, t)
 	s.core[wasm.Function] = append(s.core[wasm.Function], item)
+	if len(l.trampolines) > maxTrampolines {
+		return fmt.Errorf("more than %d functions of the host", maxTrampolines)
+	}
+	return nil
 }
 
 // resourceFunc makes a trampoline for a built-in: the host's resources can be
@@ -226,6 +242,5 @@ func (l *linker) resourceFunc(s *scope, d resourceFunc) error {
 	if d.what != "resource.drop" {
 		t.results = []byte{0x7f}
 	}
-	l.trampoline(s, t)
-	return nil
+	return l.trampoline(s, t)
 }

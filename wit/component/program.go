@@ -75,7 +75,7 @@ func (h *Host) Load(code []byte) (Program, error) {
 	if err != nil {
 		return Program{}, err
 	}
-	l := &linker{host: h, program: &program{exports: map[export]*lift{}, imported: map[string]bool{}}}
+	l := &linker{host: h, looked: map[*byte]*module{}, program: &program{exports: map[export]*lift{}, imported: map[string]bool{}}}
 	if err := l.unknown(c); err != nil {
 		return Program{}, err
 	}

@@ -29,7 +29,7 @@ func (r *relay) add(wanted wasm.Import, from coreItem) error {
 		}
 		return nil
 	}
-	const most = 10000
+	const most = 2000
 	if r.items = append(r.items, relayed{wanted, from}); len(r.items) > most {
 		return fmt.Errorf("a core module imports more than %d items of %q", most, wanted.Module)
 	}
