@@ -63,8 +63,8 @@ func privateCache(dir string) (wazero.CompilationCache, error) {
 	if err != nil {
 		return nil, err
 	}
-	inside, err := filepath.Glob(filepath.Join(dir, "wazero-*")) // one for each version
-	for _, d := range append(inside, dir) {
+	inside, _ := filepath.Glob(filepath.Join(dir, "wazero-*")) // one for each version
+	for _, d := range append(inside, dir) { // again: it is there now
 		if d, err = filepath.EvalSymlinks(d); err == nil {
 			err = private(d, false)
 		}

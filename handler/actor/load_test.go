@@ -188,7 +188,7 @@ func TestWrongModules(t *testing.T) {
 		"text":                {[]byte("#!/bin/sh\n"), "is not a WebAssembly module"},
 		"magic only":          {[]byte("\x00asm"), "is not a WebAssembly module"},
 		"another version":     {[]byte("\x00asm\x02\x00\x00\x00"), "is not a WebAssembly module"},
-		"a component":         {[]byte("\x00asm\x0d\x00\x01\x00"), "is a component; this host runs core modules: build the actor without the component step"},
+		"an empty component":  {[]byte("\x00asm\x0d\x00\x01\x00"), "it does not export theater:simple/actor init"},
 		"an empty module":     {valid[:8], "it does not export " + initName},
 		"cut short":           {valid[:len(valid)-1], ""}, // in the words of whoever notices
 		"garbage behind":      {append(slices.Clone(valid), 0xff), ""},
