@@ -4,9 +4,10 @@ import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { _addPreopen } from '@bytecodealliance/preview2-shim/filesystem';
-import { componentEmbed, componentNew, componentWit } from '@bytecodealliance/jco-transpile/wasm-tools';
+import { componentEmbed, componentNew, componentWit, parse } from '@bytecodealliance/jco-transpile/wasm-tools';
 import { componentize } from '@bytecodealliance/componentize-js';
 import qjs from 'componentize-qjs';
+import hostile from './hostile.mjs';
 
 const [core, out, wit] = process.argv.slice(2).map((p) => resolve(p));
 const here = dirname(fileURLToPath(import.meta.url));
@@ -37,6 +38,10 @@ for (const file of readdirSync(core)) {
   const binary = readFileSync(join(core, file));
   const adapters = binary.includes('wasi_snapshot_preview1') ? [['wasi_snapshot_preview1', adapter]] : [];
   await put('c-' + basename(file, '.wasm'), await componentNew(await componentEmbed({ binary, witSource, world }), adapters));
+}
+
+for (const [name, text] of Object.entries(hostile)) {
+  writeFileSync(join(out, 'hostile-' + name + '.wasm'), await parse(text));
 }
 
 // JavaScript, on both engines. The async one must be refused.

@@ -64,7 +64,7 @@ func privateCache(dir string) (wazero.CompilationCache, error) {
 		return nil, err
 	}
 	inside, _ := filepath.Glob(filepath.Join(dir, "wazero-*")) // one for each version
-	for _, d := range append(inside, dir) { // again: it is there now
+	for _, d := range append(inside, dir) {                    // again: it is there now
 		if d, err = filepath.EvalSymlinks(d); err == nil {
 			err = private(d, false)
 		}

@@ -82,3 +82,38 @@ func TestAsComponents(t *testing.T) {
 		t.Run(name, test)
 	}
 }
+
+// TestHostileComponents: what only a component can do wrong.
+func TestHostileComponents(t *testing.T) {
+	testenv.NoLeaks(t)
+	for name, want := range map[string]outcome{
+		"nothing":                 fine,
+		"start-loops":             deadline,
+		"tail-calls":              deadline,
+		"two-to-the-hundred":      deadline,
+		"memories":                fine,
+		"refused-import":          engine("wasi:http/types@0.2 shout was called, but this host has nothing behind it"),
+		"own-resource":            engine("resource.drop of the guest was called, but this host does not carry out resources but its own"),
+		"across-components":       engine("f was called, but this host does not carry out calls from one component to another"),
+		"realloc-of-three":        engine(`the core function "realloc" is not of the type that realloc must have`),
+		"init-of-four":            engine(`the core function "init" is not of the type that init must have`),
+		"import-of-another-type":  engine("signature mismatch"),
+		"log-into-another-memory": fine,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := componentStage(t, "hostile-"+name)
+			s.manifest.Memory = 16 << 20
+			if want == deadline {
+				s.manifest.Deadline = 300 * time.Millisecond
+			}
+			_, err := s.start(t)
+			(hostileCase{want: want}).judge(t, err)
+			if n := len(s.recorder.all(handler.ActorFailed)); (n == 1) != (want != fine) {
+				t.Errorf("%d failures were recorded", n)
+			}
+			if strings.HasPrefix(name, "log-") && !strings.Contains(s.logged(), "the other memory") {
+				t.Errorf("log: %s", s.logged())
+			}
+		})
+	}
+}
