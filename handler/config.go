@@ -38,6 +38,7 @@ type Config struct {
 	Limits          cgroup.Limits // of each process
 	Budgets         Budgets       // of each process
 	Isolation       isolate.Spec  // of each process, without programs and paths
+	After           uint64        // ids begin behind this one: an actor that is started again goes on
 	Warm            int           // cells kept ready, each with some 300 KiB of the kernel's memory; 0: none
 }
 
@@ -70,8 +71,17 @@ type Manifest struct {
 	State         []byte        // initial; nil: none
 	Deadline      time.Duration // of one call; 0: none, by explicit word
 	Memory        int64         // bytes that the guest may have
-	Process       *Config       // nil: the actor has no handler of type "process"
+	Restart       Restart
+	Process       *Config // nil: the actor has no handler of type "process"
 }
+
+// A Restart says what follows a failure of the actor.
+type Restart string
+
+const (
+	RestartNever     Restart = "never" // the default
+	RestartOnFailure Restart = "on-failure"
+)
 
 // Defaults of a Manifest.
 const (
@@ -90,6 +100,7 @@ type manifestFile struct {
 	InitialState  *string       `toml:"initial_state"`
 	Deadline      *duration     `toml:"deadline"`
 	Memory        *memorySize   `toml:"memory"`
+	Restart       Restart       `toml:"restart"`
 	Handlers      []handlerFile `toml:"handlers"`
 }
 
@@ -274,6 +285,13 @@ func (f *manifestFile) manifest(dir string) (*Manifest, error) {
 	}
 	if f.Memory != nil {
 		m.Memory = f.Memory.bytes
+	}
+	switch m.Restart = f.Restart; m.Restart {
+	case "":
+		m.Restart = RestartNever
+	case RestartNever, RestartOnFailure:
+	default:
+		fault(`restart %q: "never" or "on-failure"`, f.Restart)
 	}
 	if m.Memory < 64<<10 || m.Memory > 4<<30 {
 		fault("memory: between 64K and 4G")

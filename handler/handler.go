@@ -118,7 +118,7 @@ func New(c Config, l *launcher.Launcher, g *cgroup.Group, recorder Recorder) (*H
 	for _, name := range missing {
 		c.Logger.Warn("the manifest allows what this host does not have", "path", name)
 	}
-	h := &Handler{policy: p, launcher: l, group: g, recorder: recorder, processes: map[uint64]*process{}, delivered: make(chan struct{})}
+	h := &Handler{policy: p, launcher: l, group: g, recorder: recorder, processes: map[uint64]*process{}, last: c.After, delivered: make(chan struct{})}
 	h.wake.L, h.idle.L = &h.mu, &h.mu
 	go h.deliver()
 	h.fill()
@@ -406,6 +406,13 @@ func (h *Handler) killAll() {
 			h.record(Event{Kind: KillAsked, Process: p.id, Program: p.request.Program, Rule: "end of the actor"})
 		}
 	}
+}
+
+// Last is the last id that was given.
+func (h *Handler) Last() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.last
 }
 
 // list has the processes that are not gone.

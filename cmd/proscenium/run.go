@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -117,47 +118,44 @@ func (f *runFlags) run(path string) (err error) {
 
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	a, err := actor.Start(context.Background(), actor.Config{Manifest: manifest, Launcher: l, Group: group, Recorder: recorders, Logger: logger})
-	if err != nil {
-		return err
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var current atomic.Pointer[actor.Actor]
+	go end(ctx, cancel, signals, &current, logger)
+	config := actor.Config{Manifest: manifest, Launcher: l, Group: group, Recorder: recorders, Logger: logger}
+	a, err := actor.Run(ctx, config, func(a *actor.Actor) {
+		current.Store(a)
+		if h := a.Handler(); h != nil {
+			m.Remove(manifest.Name) // of before a restart
+			m.Add(manifest.Name, h)
+		}
+	})
+	if errors.Is(err, context.Canceled) {
+		err = errors.New("ended at once by a signal")
 	}
-	defer a.Close()
-	if h := a.Handler(); h != nil {
-		m.Add(manifest.Name, h)
-	}
-	err = waitOrEnd(a, signals, logger)
-	a.Close()
 	final, _ := a.State() // none is an empty file
 	return errors.Join(err, state.finish(final))
 }
 
-// waitOrEnd waits for the actor, or ends it at a signal: the first kills its
-// processes and lets it hear of that, the second does not wait.
-func waitOrEnd(a *actor.Actor, signals <-chan os.Signal, logger *slog.Logger) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() {
-		for n := 1; ; n++ {
-			select {
-			case <-ctx.Done():
+// end ends the actor at a signal: the first kills its processes and lets it hear
+// of that, the second does not wait.
+func end(ctx context.Context, cancel func(), signals <-chan os.Signal, current *atomic.Pointer[actor.Actor], logger *slog.Logger) {
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-signals:
+			logger.Info("ending", "signal", s)
+			a := current.Load()
+			if n > 1 || a == nil || a.Failed() != nil { // it may be waiting for a restart
+				cancel()
 				return
-			case s := <-signals:
-				logger.Info("ending", "signal", s)
-				if n > 1 {
-					cancel()
-					return
-				}
-				if h := a.Handler(); h != nil {
-					h.Drain()
-				}
+			}
+			if h := a.Handler(); h != nil {
+				h.Drain()
 			}
 		}
-	}()
-	err := a.Wait(ctx)
-	if errors.Is(err, context.Canceled) {
-		return errors.New("ended at once by a second signal")
 	}
-	return err
 }
 
 // serveMetrics listens before it returns, so that a wrong address is an error.

@@ -60,6 +60,8 @@ type Config struct {
 	// is left out, with a warning, where it is not usable. NoCache: nothing is
 	// kept. Nothing is ever removed from it.
 	Cache string
+
+	resume *Actor // that failed
 }
 
 // Bounds of what a guest may make the host hold.
@@ -79,7 +81,7 @@ type Actor struct {
 	handler  *handler.Handler // nil: the manifest has no process handler
 	runtime  wazero.Runtime
 	cache    wazero.CompilationCache // nil: none
-	chain    chain
+	chain    *chain
 
 	mu       sync.Mutex // one call at a time
 	guest    guest
@@ -100,9 +102,26 @@ type Actor struct {
 
 // Start loads the actor and calls its init. Processes that it starts there run
 // when Start returns; their events follow.
-func Start(ctx context.Context, c Config) (_ *Actor, err error) {
+func Start(ctx context.Context, c Config) (*Actor, error) {
+	a, err := start(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// start returns the actor, closed, with an error as well.
+func start(ctx context.Context, c Config) (a *Actor, err error) {
 	m := c.Manifest
-	a := &Actor{manifest: m, logger: c.Logger, recorder: c.Recorder, state: bytes.Clone(m.State), hasState: m.State != nil}
+	a = &Actor{manifest: m, logger: c.Logger, recorder: c.Recorder, chain: &chain{}, state: bytes.Clone(m.State), hasState: m.State != nil}
+	var after uint64
+	if c.resume != nil {
+		a.state, a.hasState = c.resume.State()
+		a.chain = c.resume.chain
+		if c.resume.handler != nil {
+			after = c.resume.handler.Last()
+		}
+	}
 	if a.logger == nil {
 		a.logger = slog.New(slog.DiscardHandler)
 	}
@@ -115,20 +134,20 @@ func Start(ctx context.Context, c Config) (_ *Actor, err error) {
 	}()
 	code, err := readModule(m.ComponentPath)
 	if err != nil {
-		return nil, err
+		return a, err
 	}
 	if m.Process != nil {
 		config := *m.Process
-		config.Actor, config.Logger = m.Name, a.logger
+		config.Actor, config.Logger, config.After = m.Name, a.logger, after
 		if a.handler, err = handler.New(config, c.Launcher, c.Group, handler.Recorders(a.recorders())); err != nil {
-			return nil, err
+			return a, err
 		}
 	}
 	if err := a.openCache(c.Cache); err != nil {
-		return nil, err
+		return a, err
 	}
 	if err := a.begin(ctx, code); err != nil {
-		return nil, err
+		return a, err
 	}
 	return a, nil
 }
@@ -146,7 +165,7 @@ func (a *Actor) begin(ctx context.Context, code []byte) error {
 }
 
 func (a *Actor) recorders() []handler.Recorder {
-	list := []handler.Recorder{&a.chain}
+	list := []handler.Recorder{a.chain}
 	if a.recorder != nil {
 		list = append(list, a.recorder)
 	}
@@ -227,7 +246,7 @@ func (a *Actor) explain(err error) error {
 
 // fail notes that the actor is done for, records it once and returns err.
 func (a *Actor) fail(call string, err error) error {
-	err = fmt.Errorf("%s: %w", call, a.explain(err))
+	err = &Failure{call, a.explain(err)}
 	if a.failed == nil {
 		a.failed = err
 		a.logger.Error("the actor failed; its processes are killed", "error", err)
@@ -241,6 +260,13 @@ func (a *Actor) State() (state []byte, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return bytes.Clone(a.state), a.hasState
+}
+
+// Failed is why the actor has failed; nil if it has not.
+func (a *Actor) Failed() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.failed
 }
 
 // Handler is the actor's processes, nil without a process handler.
