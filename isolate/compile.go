@@ -307,6 +307,9 @@ func (c *compiler) enforced() {
 		add("view: %d allowed program(s) with what they need, read-only; what can be written cannot be executed", c.programs())
 	}
 	add("identity: uid %d inside, %d outside; no capabilities; no_new_privs", c.spec.UID, c.uid)
+	if v := c.host.Landlock; v >= leastLandlock {
+		add("Landlock, version %d: what may be executed and written, a second time", v)
+	}
 	if c.spec.Seccomp == SeccompHardened {
 		add("system calls: hardened filter")
 	} else {

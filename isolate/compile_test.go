@@ -56,7 +56,7 @@ func staticELF() []byte {
 
 // TestGoldenPlans: whole plans, for reading. -update writes them anew.
 func TestGoldenPlans(t *testing.T) {
-	root := Host{Privileged: true, LastCap: 24, Files: tinyHost()}
+	root := Host{Privileged: true, LastCap: 24, Landlock: 7, Files: tinyHost()}
 	user := Host{UID: 1234, GID: 1235, LastCap: 24, Files: tinyHost()}
 	true_ := Program{Path: "/usr/bin/true", Args: []string{"true"}}
 	for name, c := range map[string]struct {

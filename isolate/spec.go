@@ -7,7 +7,9 @@
 //     libraries and the little data that they need, bound file by file and
 //     read-only; what can be written cannot be executed;
 //   - no capability, no_new_privs, a system call filter, bounded resources, a
-//     new session and a new keyring.
+//     new session and a new keyring;
+//   - where the kernel has Landlock with Linux 5.19's features, what may be
+//     executed and written a second time, by its rules.
 //
 // Compile turns a Spec into a Plan: a flat list of system calls with prepared
 // arguments. Everything that can be wrong with a Spec is found there, before

@@ -247,6 +247,9 @@ func (c *compiler) start() error {
 	child(sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: make([]byte, 8)}, 0, "[]"), null, num(8)))
 	c.plan.chdir = len(s.Child)
 	s.Child = append(s.Child, nil, nil) // the working directory: see with
+	for _, call := range c.landlock() {
+		child(call)
+	}
 	child(sys("close_range", num(3), num(0xffffffff), flags("CLOSE_RANGE_CLOEXEC")))
 	// The program's, not init's: descriptors in flight are counted for all of a
 	// user's programs together, and one of them could use up what init needs to

@@ -26,7 +26,8 @@ type bind struct {
 	path     string // resolved: no symbolic link in it
 	info     fs.FileInfo
 	writable bool
-	exec     bool // may be executed, or mapped executable
+	exec     bool // may be mapped executable
+	run      bool // may be executed, or holds what may
 	device   bool
 }
 
@@ -111,6 +112,7 @@ func (v *view) show(name string, want bind) (bind, error) {
 	if old, ok := v.binds[real]; ok {
 		want.writable = want.writable || old.writable
 		want.exec = (want.exec || old.exec) && !want.writable
+		want.run = (want.run || old.run) && want.exec
 	}
 	v.binds[real] = want
 	return want, nil
@@ -126,7 +128,7 @@ func (v *view) showIfThere(name string, want bind) error {
 
 // program shows a program with its closure and what its kind needs.
 func (v *view) program(name string) error {
-	b, err := v.show(name, bind{exec: true})
+	b, err := v.show(name, bind{exec: true, run: true})
 	if err != nil {
 		return err
 	}
@@ -147,12 +149,12 @@ func (v *view) program(name string) error {
 
 // library shows what the ELF file at the resolved path is linked with.
 func (v *view) library(name string) error {
-	closure, err := v.linker.closure(name)
+	found, err := v.linker.closure(name)
 	if err != nil {
 		return err
 	}
-	for _, c := range closure {
-		b, err := v.show(c, bind{exec: true})
+	for _, c := range found.files() {
+		b, err := v.show(c, bind{exec: true, run: c == found.interp})
 		if err == nil && !b.info.Mode().IsRegular() {
 			err = unix.ENOEXEC
 		}
@@ -292,11 +294,11 @@ func (v *view) objects(dir string) error {
 		if err != nil || !d.Type().IsRegular() || !strings.Contains(path.Base(name), ".so") {
 			return err
 		}
-		closure, err := v.linker.closure("/" + name)
+		found, err := v.linker.closure("/" + name)
 		if err != nil {
 			return nil
 		}
-		for _, c := range closure {
+		for _, c := range found.files() {
 			if _, err := v.show(c, bind{exec: true}); err != nil {
 				return err
 			}
@@ -345,13 +347,13 @@ func (v *view) mergedLinks() {
 
 // system shows all of /usr and what points out of it.
 func (v *view) system() error {
-	if _, err := v.show("/usr", bind{exec: true}); err != nil {
+	if _, err := v.show("/usr", bind{exec: true, run: true}); err != nil {
 		return err
 	}
 	for _, name := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
 		info, err := v.files.Lstat(name)
 		if err == nil && info.IsDir() {
-			if _, err := v.show("/"+name, bind{exec: true}); err != nil {
+			if _, err := v.show("/"+name, bind{exec: true, run: true}); err != nil {
 				return err
 			}
 		}
