@@ -24,7 +24,7 @@ func printSecondLine() {
 	for _, libc := range glob("/lib/*/libc.so.6", "/lib64/libc.so.6") {
 		try("execute a library", unix.Exec(libc, []string{libc}, nil))
 	}
-	try("make a device", unix.Mknod("/tmp/device", unix.S_IFCHR, 0))
+	try("make a device", unix.Mknod("/tmp/device", unix.S_IFCHR, int(unix.Mkdev(1, 3)))) // EPERM would be for want of a capability
 	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err == nil {
 		err = unix.Connect(s, &unix.SockaddrUnix{Name: os.Args[1]})
