@@ -35,8 +35,10 @@ type Plan struct {
 
 // A Tree is a file or directory of the host that the plan mounts.
 type Tree struct {
-	Path string      // without symbolic links
-	Info fs.FileInfo // of what was examined: what is opened must be the same file
+	Path     string      // without symbolic links
+	Info     fs.FileInfo // of what was examined: what is opened must be the same file
+	Writable bool
+	Map      IDMap
 }
 
 // Credential is who stage one runs as. ok is false for an ordinary user, who
@@ -51,6 +53,9 @@ func (p *Plan) String() string {
 	var b strings.Builder
 	for i, t := range p.Trees {
 		fmt.Fprintf(&b, "host: open_tree(%q, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE) = tree %d\n", t.Path, i)
+		if t.Map != (IDMap{}) {
+			fmt.Fprintf(&b, "host: mount_setattr(<tree %d>, \"\", AT_EMPTY_PATH, {attr_set=MOUNT_ATTR_IDMAP, userns_fd=<%v>}, 32)\n", i, t.Map)
+		}
 	}
 	if p.privileged {
 		fmt.Fprintf(&b, "launcher: setgroups(0), setgid(%d), setuid(%d)\n", p.gid, p.uid)
@@ -117,6 +122,15 @@ func (s Spec) withDefaults() Spec {
 }
 
 const maxID = 1<<32 - 2
+
+// identity refuses what an ordinary user's host cannot give.
+func (s Spec) identity(host Host) error {
+	if host.Privileged || (s.HostUID == 0 || s.HostUID == host.UID) && (s.HostGID == 0 || s.HostGID == host.GID) {
+		return nil
+	}
+	return fmt.Errorf("programs cannot run as %d:%d: this host is not root and has one id, %d:%d, which they keep; run the host as root to give them another: %w",
+		s.HostUID, s.HostGID, host.UID, host.GID, unix.EPERM)
+}
 
 func (s Spec) check() error {
 	var faults []error

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 
@@ -36,6 +37,7 @@ func tinyHost() fstest.MapFS {
 		"usr/bin/plain":        {Data: staticELF(), Mode: 0o644},
 		"bin":                  link("usr/bin"),
 		"etc/ld.so.cache":      {Mode: 0o644},
+		"srv/data":             {Mode: fs.ModeDir | 0o755, Sys: &syscall.Stat_t{Uid: 1001, Gid: 1002}},
 		"srv/data/file":        {Mode: 0o644},
 		"srv/link":             link("data"),
 		"dev/null":             dev(), "dev/zero": dev(), "dev/full": dev(), "dev/random": dev(), "dev/urandom": dev(),
@@ -173,6 +175,8 @@ func TestBadSpecs(t *testing.T) {
 		{"mount nil", Spec{Mounts: []Mount{nil}}, good, "nil", nil},
 		{"tmpfs of nothing", Spec{Mounts: []Mount{Tmpfs("/x", 0)}}, good, "size", nil},
 		{"uid", Spec{UID: -1}, good, "UID", nil},
+		{"another id, without being root", Spec{HostUID: 70000, HostGID: 1000}, good, "run the host as root", unix.EPERM},
+		{"another group, without being root", Spec{HostGID: 70000}, good, "one id, 1000:1000", unix.EPERM},
 		{"hostname", Spec{Hostname: strings.Repeat("h", 65)}, good, "hostname", nil},
 		{"two faults", Spec{UID: -1}, with(func(p *Program) { p.Path = "true" }), "UID", nil},
 		{"two faults, the other", Spec{UID: -1}, with(func(p *Program) { p.Path = "true" }), "not an absolute path", nil},

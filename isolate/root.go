@@ -89,7 +89,7 @@ func (c *compiler) receiveTrees(binds []bind) {
 		return
 	}
 	for _, b := range binds {
-		c.plan.Trees = append(c.plan.Trees, Tree{b.path, b.info})
+		c.plan.Trees = append(c.plan.Trees, Tree{b.path, b.info, b.writable, b.idMap(c.plan.uid, c.plan.gid)})
 	}
 	for left := len(binds); left > 0; left -= TreesPerMessage {
 		receive, control := receiveMessage(min(left, TreesPerMessage), "trees")

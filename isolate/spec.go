@@ -42,7 +42,8 @@ type Spec struct {
 	// root, not even inside.
 	UID, GID int
 	// HostUID and HostGID are the ids outside, for a privileged host; 65534
-	// where 0. An ordinary user's programs keep the user's own ids.
+	// where 0. An ordinary user's programs keep the user's own ids, and others
+	// are an error (EPERM).
 	HostUID, HostGID int
 	// NoJIT refuses executable anonymous memory (PR_SET_MDWE, Linux 6.3): it
 	// breaks node, java and grep -P.
@@ -147,7 +148,11 @@ func (tmpfsMount) sealed()          {}
 // nothing in it can be executed.
 func RO(path string) Mount { return bindMount{path: path} }
 
-// RW is RO with writing. A privileged host's programs write as HostUID.
+// RW is RO with writing. A privileged host's programs act there as the owner of
+// path does, and what they write is the owner's, where its file system takes
+// idmapped mounts (IDMap says which); else, and where path belongs to root, they
+// write as HostUID. A path that a program could not write is an error of the
+// start. An ordinary user's programs write as the user.
 func RW(path string) Mount { return bindMount{path: path, writable: true} }
 
 // Tmpfs is an empty directory in memory, of at most size bytes, in which

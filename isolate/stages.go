@@ -74,13 +74,13 @@ func (c *compiler) stageOne(namespaces string) {
 	}
 	child(sys("execveat", resultOf(image), str(""), stringArray([]string{"init"}, false), null, flags("AT_EMPTY_PATH")))
 	s.Parent = []*Call{
-		c.sendPidfd(s, RecordCloned),
+		sendPidfd(s, RecordCloned),
 		sys("exit_group", num(0)),
 	}
 }
 
 // sendPidfd sends a record to the host with the pidfd that the clone stored.
-func (c *compiler) sendPidfd(s *Sequence, kind uint64) *Call {
+func sendPidfd(s *Sequence, kind uint64) *Call {
 	control := &block{bytes: controlMessage(1)}
 	s.pidfd = at(control, unix.CmsgLen(0), "&pidfd")
 	return sendRecord(kind, control, "pidfd")
@@ -265,7 +265,7 @@ func (c *compiler) start() error {
 	s.Child = append(s.Child, nil) // the execve: see with
 	s.Parent = []*Call{
 		sys("close_range", num(0), num(2), num(0)),
-		c.sendPidfd(s, RecordStarted),
+		sendPidfd(s, RecordStarted),
 		sys("close_range", num(4), num(0xffffffff), num(0)),
 	}
 	return nil

@@ -177,11 +177,16 @@ func (v *view) writeXorExecute(outside int) error {
 			return fmt.Errorf("%s can be executed and lies in %s, which is writable: what can be written must not be executed", b.path, in.path)
 		}
 		s, ok := b.info.Sys().(*syscall.Stat_t)
-		if !ok || s.Nlink < 2 || !b.info.Mode().IsRegular() || int(s.Uid) != outside && b.info.Mode()&0o022 == 0 {
+		if !ok || s.Nlink < 2 || !b.info.Mode().IsRegular() {
 			continue
 		}
 		for _, w := range v.binds {
-			if ws, ok := w.info.Sys().(*syscall.Stat_t); ok && w.writable && ws.Dev == s.Dev {
+			if !w.writable {
+				continue
+			}
+			ws, ok := w.info.Sys().(*syscall.Stat_t)
+			writes := int(s.Uid) == outside || s.Uid == ws.Uid || b.info.Mode()&0o022 != 0 // in w a program acts as its owner
+			if ok && writes && ws.Dev == s.Dev {
 				return fmt.Errorf("%s can be executed, has %d names and could be written by another one in %s: what can be written must not be executed", b.path, s.Nlink, w.path)
 			}
 		}
