@@ -37,6 +37,7 @@ type Config struct {
 	Unlimited       bool          // limits = "none": no control group
 	Limits          cgroup.Limits // of each process
 	Budgets         Budgets       // of each process
+	IDRange         IDRange       // an id of its own on the host for each process; else Isolation says which
 	Isolation       isolate.Spec  // of each process, without programs and paths
 	Warm            int           // cells kept ready, each with some 300 KiB of the kernel's memory; 0: none
 }
@@ -111,6 +112,8 @@ type configFile struct {
 	Network         string              `toml:"network"`
 	NoJIT           bool                `toml:"no_jit"`
 	Warm            int64               `toml:"warm"`
+	RunAs           *string             `toml:"run_as"`
+	IDRange         *string             `toml:"id_range"`
 	Limits          limitsFile          `toml:"limits"`
 }
 
@@ -345,6 +348,21 @@ func (f *configFile) config() (Config, error) {
 		fault("warm %d is not between 0 and %d", f.Warm, maxWarm)
 	}
 	c.Warm = int(f.Warm)
+	if f.RunAs != nil {
+		var err error
+		if c.Isolation.HostUID, c.Isolation.HostGID, err = ParseRunAs(*f.RunAs); err != nil {
+			fault("run_as %w", err)
+		}
+	}
+	if f.IDRange != nil {
+		var err error
+		if c.IDRange, err = ParseIDRange(*f.IDRange); err != nil {
+			fault("id_range %w", err)
+		}
+		if f.RunAs != nil {
+			fault("run_as and id_range exclude each other")
+		}
+	}
 	c.Unlimited = f.Limits.none
 	c.Limits, c.Budgets = f.Limits.limits()
 	if err := c.Limits.Check(); err != nil {

@@ -107,6 +107,9 @@ func New(c Config, l *launcher.Launcher, g *cgroup.Group, recorder Recorder) (*H
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if err := c.checkIdentity(); err != nil {
+		return nil, fmt.Errorf("handler: %w", err)
+	}
 	p, missing, err := newPolicy(c)
 	if err != nil {
 		return nil, fmt.Errorf("handler: %w", err)
@@ -184,6 +187,7 @@ func (h *Handler) spawn(ctx context.Context, r ProcessConfig, sink Sink, e *Even
 	p.lastLook = p.start
 	if p.cell, err = s.start(h); err != nil {
 		s.cancel()
+		hostIDs.release(s.hostID)
 		h.unreserve()
 		if ctx.Err() != nil {
 			err = ctx.Err()

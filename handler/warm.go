@@ -14,6 +14,7 @@ type stage struct {
 	cmd                   *launcher.Cmd
 	cell                  *Cell // nil: cold
 	cancel                context.CancelFunc
+	hostID                int      // of its own, from Config.IDRange; 0: none
 	stdin, stdout, stderr *os.File // our ends; stdin is nil where programs have none
 }
 
@@ -27,6 +28,12 @@ func (h *Handler) newStage(path string) (s *stage, err error) {
 			s.discard()
 		}
 	}()
+	if ids := h.policy.config.IDRange; ids != (IDRange{}) {
+		if s.hostID, err = hostIDs.take(ids); err != nil {
+			return s, err
+		}
+		s.cmd.Isolation.HostUID, s.cmd.Isolation.HostGID = s.hostID, s.hostID
+	}
 	if s.stdout, err = s.cmd.StdoutPipe(); err != nil {
 		return nil, err
 	}
@@ -43,7 +50,7 @@ func (h *Handler) newStage(path string) (s *stage, err error) {
 	return s, nil
 }
 
-// discard ends a stage on which nothing was started.
+// discard ends a stage on which nothing was started, and gives back its id.
 func (s *stage) discard() {
 	if s.cell != nil {
 		s.cell.Release()
@@ -51,6 +58,7 @@ func (s *stage) discard() {
 		s.cmd.Release()
 	}
 	s.cancel()
+	hostIDs.release(s.hostID)
 }
 
 // start starts the program that the command now says.

@@ -123,8 +123,9 @@ func (s Spec) withDefaults() Spec {
 
 const maxID = 1<<32 - 2
 
-// identity refuses what an ordinary user's host cannot give.
-func (s Spec) identity(host Host) error {
+// CheckIdentity refuses ids outside that the host cannot give: one that is not
+// root has its own only (EPERM).
+func (s Spec) CheckIdentity(host Host) error {
 	if host.Privileged || (s.HostUID == 0 || s.HostUID == host.UID) && (s.HostGID == 0 || s.HostGID == host.GID) {
 		return nil
 	}

@@ -36,7 +36,7 @@ type Given struct {
 // Prepare looks into the host's files for what the programs of spec.Allow need. It
 // changes nothing. All faults of the spec are reported together.
 func Prepare(spec Spec, host Host) (*Profile, error) {
-	if err := errors.Join(spec.check(), spec.identity(host)); err != nil {
+	if err := errors.Join(spec.check(), spec.CheckIdentity(host)); err != nil {
 		return nil, err
 	}
 	seen := &recorder{fileSystem: host.Files, stamps: map[look]stamp{}}

@@ -37,7 +37,7 @@ type programFlags struct {
 	timeout                   time.Duration
 	cpuTime                   time.Duration
 	allow, ro, rw, env        []string
-	limits                    string
+	limits, runAs             string
 	noJIT                     bool
 }
 
@@ -57,6 +57,7 @@ func (f *programFlags) register(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.env, "env", nil, "NAME=value for the program, which inherits nothing (repeatable)")
 	flags.StringVar(&f.net, "net", "none", "none: an empty network; host: the host's")
 	flags.StringVar(&f.limits, "limits", "enforced", "none: run without memory, CPU and process limits, and say so in the report")
+	flags.StringVar(&f.runAs, "run-as", "", "UID[:GID] that the program has on the host, where that is root's to choose (default 65534)")
 	flags.BoolVar(&f.noJIT, "no-jit", false, "refuse executable anonymous memory (breaks node and java)")
 }
 
@@ -114,6 +115,12 @@ func (f *programFlags) spec() (isolate.Spec, error) {
 		}
 	}
 	spec.NoJIT = f.noJIT
+	if f.runAs != "" {
+		var err error
+		if spec.HostUID, spec.HostGID, err = handler.ParseRunAs(f.runAs); err != nil {
+			faults = append(faults, fmt.Errorf("--run-as: %w", err))
+		}
+	}
 	return spec, errors.Join(faults...)
 }
 
