@@ -31,6 +31,8 @@ type Config struct {
 	AllowedPrograms []string
 	AllowedPaths    []string            // shown, writable
 	ReadOnlyPaths   []string            // shown, read-only
+	Needs           []string            // shown to the programs as isolate.Spec.Needs
+	SHA256          map[string]string   // program → pinned digest, as isolate.Spec.SHA256
 	ArgsAllowed     map[string][]string // program → patterns, one of which each argument matches whole
 	Env             EnvPolicy
 	StdinNull       bool          // programs read end of file at once
@@ -105,6 +107,8 @@ type configFile struct {
 	AllowedPrograms []string            `toml:"allowed_programs"`
 	AllowedPaths    []string            `toml:"allowed_paths"`
 	ReadOnlyPaths   []string            `toml:"read_only_paths"`
+	Needs           []string            `toml:"needs"`
+	SHA256          map[string]string   `toml:"sha256"`
 	ArgsAllowed     map[string][]string `toml:"args_allowed"`
 	Env             EnvPolicy           `toml:"env"`
 	Stdin           string              `toml:"stdin"`
@@ -316,7 +320,7 @@ func (f *configFile) config() (Config, error) {
 		c.MaxOutputBuffer = *n
 	}
 	c.AllowedPrograms, c.AllowedPaths, c.ReadOnlyPaths = f.AllowedPrograms, f.AllowedPaths, f.ReadOnlyPaths
-	c.ArgsAllowed, c.Env = f.ArgsAllowed, f.Env
+	c.ArgsAllowed, c.Env, c.Needs, c.SHA256 = f.ArgsAllowed, f.Env, f.Needs, f.SHA256
 	for name := range c.Env.Set {
 		if name == "" || strings.ContainsAny(name, "=\x00") || loaderVariable(name) {
 			fault("env.set: %q cannot be set", name)

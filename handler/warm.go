@@ -2,6 +2,7 @@ package handler
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -22,7 +23,7 @@ type stage struct {
 func (h *Handler) newStage(path string) (s *stage, err error) {
 	life, cancel := context.WithCancel(context.Background())
 	s = &stage{cmd: h.launcher.Command(life, path), cancel: cancel}
-	s.cmd.Isolation = h.policy.isolation
+	s.cmd.Isolation = h.policy.spec()
 	defer func() {
 		if err != nil {
 			s.discard()
@@ -88,6 +89,11 @@ func (h *Handler) take(path string) (*stage, error) {
 		h.pool.stages = h.pool.stages[1:]
 		h.pool.mu.Unlock()
 		s.cmd.Path = path
+		// What is allowed may lead elsewhere by now; then the cell is given up.
+		s.cmd.Isolation = h.policy.spec()
+		if s.hostID != 0 {
+			s.cmd.Isolation.HostUID, s.cmd.Isolation.HostGID = s.hostID, s.hostID
+		}
 		return s, nil
 	}
 	h.pool.mu.Unlock()
@@ -100,7 +106,7 @@ func (h *Handler) fill() {
 	p := &h.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.filling || p.closed || len(p.stages) >= h.policy.config.Warm || len(h.policy.programs) == 0 {
+	if p.filling || p.closed || len(p.stages) >= h.policy.config.Warm || len(h.policy.present()) == 0 {
 		return
 	}
 	p.filling = true
@@ -112,7 +118,11 @@ func (h *Handler) fill() {
 
 // addWarm adds one and says whether another is wanted.
 func (h *Handler) addWarm() bool {
-	s, err := h.newStage(h.policy.programs[0].path)
+	var s *stage
+	err := error(fs.ErrNotExist)
+	if programs := h.policy.present(); len(programs) > 0 { // any will do
+		s, err = h.newStage(programs[0])
+	}
 	if err == nil {
 		if s.cell, err = PrepareCell(s.cmd, h.group, h.policy.config.Limits); err != nil {
 			s.discard()

@@ -1,9 +1,12 @@
 package isolate
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -150,6 +153,15 @@ func (s Spec) check() error {
 	for _, p := range s.Allow {
 		faults = append(faults, checkPath("allowed program", p))
 	}
+	for _, p := range s.Needs {
+		faults = append(faults, checkPath("need", p))
+	}
+	for p, digest := range s.SHA256 {
+		if b, err := hex.DecodeString(digest); err != nil || len(b) != sha256.Size {
+			fault("SHA-256 of %s: %q is not %d hexadecimal digits", p, digest, 2*sha256.Size)
+		}
+		faults = append(faults, checkPath("pinned program", p))
+	}
 	for _, m := range s.Mounts {
 		if m == nil {
 			fault("a mount is nil")
@@ -276,6 +288,16 @@ func (p *Profile) fillView() error {
 			return err
 		}
 	}
+	for _, pattern := range p.spec.Needs {
+		if err := v.needed(pattern); err != nil {
+			return fmt.Errorf("need %s: %w", pattern, err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.spec.SHA256)) {
+		if err := v.pinned(name, p.spec.SHA256[name]); err != nil {
+			return err
+		}
+	}
 	for _, m := range p.spec.Mounts {
 		if m, ok := m.(bindMount); ok {
 			if _, err := v.show(m.path, bind{writable: m.writable}); err != nil {
@@ -320,6 +342,9 @@ func (c *compiler) enforced() {
 		add("view: all of /usr, read-only; the list of allowed programs is advice")
 	} else {
 		add("view: %d allowed program(s) with what they need, read-only; what can be written cannot be executed", c.programs())
+	}
+	if n := len(c.spec.SHA256); n > 0 {
+		add("programs: %d of them pinned by SHA-256", n)
 	}
 	add("identity: uid %d inside, %d outside; no capabilities; no_new_privs", c.spec.UID, c.uid)
 	if v := c.host.Landlock; v >= leastLandlock {

@@ -32,6 +32,17 @@ type Spec struct {
 	// Allow has the absolute paths of further programs that the program may
 	// start. The program itself is always allowed.
 	Allow []string
+	// SHA256 pins programs: path → digest, in hexadecimal. What is pinned must be
+	// allowed, and is read where it was opened: device and inode are those that
+	// are executed. Another digest is a *PinError. Libraries are not pinned, and
+	// a file that is written in place while a start is under way is not noticed.
+	SHA256 map[string]string
+	// Needs are absolute paths, or patterns as path.Match takes them, of further
+	// files and directories that the programs need, where the view does not find
+	// it out: read-only. Shared objects in them can be loaded, with the libraries
+	// that those are linked with; nothing in them can be executed. A pattern that
+	// matches nothing is an error.
+	Needs []string
 	// Mounts are shown besides the view, in the order of their depth.
 	Mounts []Mount
 	// Network is what of the network is reachable; nothing unless said.

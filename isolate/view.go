@@ -34,12 +34,13 @@ type bind struct {
 // A view collects what a program will see. Nothing in it is decided twice: a
 // path that is shown already keeps the wider right.
 type view struct {
-	files  fileSystem
-	linker linker
-	binds  map[string]bind
-	links  map[string]string // path of a symbolic link → its text
-	texts  map[string]string // generated files
-	dirs   map[string]bool   // directories that must exist
+	files    fileSystem
+	linker   linker
+	binds    map[string]bind
+	links    map[string]string // path of a symbolic link → its text
+	texts    map[string]string // generated files
+	dirs     map[string]bool   // directories that must exist
+	deciding []string          // links by which programs are found
 }
 
 func newView(files fileSystem) *view {
@@ -56,6 +57,12 @@ func newView(files fileSystem) *view {
 // resolve follows the symbolic links in name and keeps each, so that the name
 // works inside as it does outside.
 func (v *view) resolve(name string) (string, error) {
+	real, _, err := v.follow(name)
+	return real, err
+}
+
+// follow is resolve with the links on the way.
+func (v *view) follow(name string) (real string, links []string, err error) {
 	const maxLinks = 40 // as the kernel: path_resolution(7)
 	rest := strings.Split(strings.Trim(path.Clean(name), "/"), "/")
 	done := "/"
@@ -72,26 +79,27 @@ func (v *view) resolve(name string) (string, error) {
 		next := path.Join(done, part)
 		info, err := v.files.Lstat(next[1:])
 		if err != nil {
-			return "", &fs.PathError{Op: "lstat", Path: next, Err: errors.Unwrap(err)}
+			return "", nil, &fs.PathError{Op: "lstat", Path: next, Err: errors.Unwrap(err)}
 		}
 		if info.Mode()&fs.ModeSymlink == 0 {
 			done = next
 			continue
 		}
 		if followed++; followed > maxLinks {
-			return "", &fs.PathError{Op: "resolve", Path: name, Err: unix.ELOOP}
+			return "", nil, &fs.PathError{Op: "resolve", Path: name, Err: unix.ELOOP}
 		}
 		text, err := v.files.ReadLink(next[1:])
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		v.links[next] = text
+		links = append(links, next)
 		if path.IsAbs(text) {
 			done = "/"
 		}
 		rest = append(strings.Split(strings.Trim(text, "/"), "/"), rest...)
 	}
-	return done, nil
+	return done, links, nil
 }
 
 // show makes a file or directory of the host visible.
@@ -128,6 +136,11 @@ func (v *view) showIfThere(name string, want bind) error {
 
 // program shows a program with its closure and what its kind needs.
 func (v *view) program(name string) error {
+	_, links, err := v.follow(name)
+	if err != nil {
+		return err
+	}
+	v.deciding = append(v.deciding, links...)
 	b, err := v.show(name, bind{exec: true, run: true})
 	if err != nil {
 		return err
@@ -169,6 +182,11 @@ func (v *view) library(name string) error {
 // replace, by way of a writable mount: below one, or under another name of the
 // same file there. outside is the program's id on the host.
 func (v *view) writeXorExecute(outside int) error {
+	for _, link := range v.deciding {
+		if in, inside := v.below(link); inside && in.writable {
+			return fmt.Errorf("the link %s decides what is executed and lies in %s, which is writable: what can be written must not be executed", link, in.path)
+		}
+	}
 	for _, b := range v.binds {
 		if !b.exec {
 			continue

@@ -36,7 +36,7 @@ type programFlags struct {
 	pids                      int64
 	timeout                   time.Duration
 	cpuTime                   time.Duration
-	allow, ro, rw, env        []string
+	allow, need, ro, rw, env  []string
 	limits, runAs             string
 	noJIT                     bool
 }
@@ -51,6 +51,7 @@ func (f *programFlags) register(cmd *cobra.Command) {
 	flags.DurationVar(&f.cpuTime, "cpu-time", 0, "budget of processor time, all processes together (0: none)")
 	flags.StringVar(&f.profile, "profile", "hardened", "hardened: only allowed programs exist; system: all of /usr")
 	flags.StringArrayVar(&f.allow, "allow", nil, "another program that may be started (repeatable)")
+	flags.StringArrayVar(&f.need, "need", nil, "a file, directory or pattern that programs load from (repeatable)")
 	flags.StringArrayVar(&f.ro, "ro", nil, "show a file or directory, read-only (repeatable)")
 	flags.StringArrayVar(&f.rw, "rw", nil, "show a file or directory, writable, nothing in it executable (repeatable)")
 	flags.StringVar(&f.dir, "dir", "", "working directory inside (default /)")
@@ -114,6 +115,7 @@ func (f *programFlags) spec() (isolate.Spec, error) {
 			spec.Mounts = append(spec.Mounts, mount)
 		}
 	}
+	spec.Needs = f.need
 	spec.NoJIT = f.noJIT
 	if f.runAs != "" {
 		var err error
