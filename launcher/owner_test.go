@@ -109,37 +109,43 @@ func TestOwnerOfWritesInATemplate(t *testing.T) {
 		t.Fatal(err)
 	}
 	os.Chmod(dir+"/empty", 0o666)
+	if err := os.WriteFile(dir+"/empty", nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	os.Chmod(dir+"/empty", 0o666)
 	for _, owner := range [][2]int{{1234, 1235}, {1236, 1235}, {1236, 1237}} {
 		if err := os.Chown(dir, owner[0], owner[1]); err != nil {
 			t.Fatal(err)
 		}
-		// Two programs, so that the template of the owner before is still there.
-		for entered := map[string]bool{}; len(entered) < 2; {
-			program := map[int]string{0: "/usr/bin/cp", 1: "/usr/bin/touch"}[len(entered)]
-			cmd := l.Command(testenv.Context(t), program, dir+"/empty", dir+"/made")
-			cmd.Isolation = isolate.Spec{Allow: []string{"/usr/bin/cp", "/usr/bin/touch"}, Mounts: []isolate.Mount{isolate.RW(dir)}}
-			out, err := cmd.CombinedOutput()
-			if err != nil && strings.Contains(err.Error(), "MOUNT_ATTR_IDMAP") {
-				testenv.Need(t, "idmap", false, err.Error())
+		// Two specs that see the same, so that the template of the owner before is
+		// still there. From the second start on there is a template.
+		for _, programs := range [][]string{{"/usr/bin/cp", "/usr/bin/touch"}, {"/usr/bin/touch", "/usr/bin/cp"}} {
+			for start := range 3 {
+				cmd := l.Command(testenv.Context(t), programs[0], dir+"/empty", dir+"/made")
+				cmd.Isolation = isolate.Spec{Allow: programs, Mounts: []isolate.Mount{isolate.RW(dir)}}
+				out, err := cmd.CombinedOutput()
+				if err != nil && strings.Contains(err.Error(), "MOUNT_ATTR_IDMAP") {
+					testenv.Need(t, "idmap", false, err.Error())
+				}
+				if err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+				l.AwaitTemplates()
+				if start == 2 && !cmd.Plan.InTemplate {
+					t.Error("the third start is not in a template")
+				}
+				if last := cmd.Plan.Enforced[len(cmd.Plan.Enforced)-1]; !strings.Contains(last, "whose it is") {
+					t.Errorf("template %v: %q", cmd.Plan.InTemplate, last)
+				}
+				info, err := os.Stat(dir + "/made")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if s := info.Sys().(*syscall.Stat_t); int(s.Uid) != owner[0] || int(s.Gid) != owner[1] {
+					t.Errorf("template %v: it belongs to %d:%d, want %v", cmd.Plan.InTemplate, s.Uid, s.Gid, owner)
+				}
+				os.Remove(dir + "/made")
 			}
-			if err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-			template := strings.Contains(cmd.Plan.String(), "setns(")
-			if template {
-				entered[program] = true
-			}
-			if last := cmd.Plan.Enforced[len(cmd.Plan.Enforced)-1]; !strings.Contains(last, "whose it is") {
-				t.Errorf("template %v: %q", template, last)
-			}
-			info, err := os.Stat(dir + "/made")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if s := info.Sys().(*syscall.Stat_t); int(s.Uid) != owner[0] || int(s.Gid) != owner[1] {
-				t.Errorf("template %v: it belongs to %d:%d, want %v", template, s.Uid, s.Gid, owner)
-			}
-			os.Remove(dir + "/made")
 		}
 	}
 }
