@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -133,5 +134,18 @@ func TestBadNames(t *testing.T) {
 	defer l.Close()
 	if _, err := g.New("twice", Limits{}); err == nil {
 		t.Error("a leaf was used again")
+	}
+}
+
+// TestNoCgroupKill: before Linux 5.14 a group has no such file. That is said by
+// its type; who asked kills by the death of PID 1.
+func TestNoCgroupKill(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := (&Leaf{unified: dir}).Kill(); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("%v", err)
 	}
 }

@@ -40,6 +40,7 @@ type Plan struct {
 type Tree struct {
 	Path     string      // without symbolic links
 	Info     fs.FileInfo // of what was examined: what is opened must be the same file
+	Flat     bool        // without what is mounted below it
 	Writable bool
 	Map      IDMap
 }
@@ -55,7 +56,11 @@ func (p *Plan) Credential() (uid, gid uint32, ok bool) {
 func (p *Plan) String() string {
 	var b strings.Builder
 	for i, t := range p.Trees {
-		fmt.Fprintf(&b, "host: open_tree(%q, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE) = tree %d\n", t.Path, i)
+		how := "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"
+		if !t.Flat {
+			how += "|AT_RECURSIVE"
+		}
+		fmt.Fprintf(&b, "host: open_tree(%q, %s) = tree %d\n", t.Path, how, i)
 		if t.Map != (IDMap{}) {
 			fmt.Fprintf(&b, "host: mount_setattr(<tree %d>, \"\", AT_EMPTY_PATH, {attr_set=MOUNT_ATTR_IDMAP, userns_fd=<%v>}, 32)\n", i, t.Map)
 		}
@@ -85,7 +90,7 @@ const TreesPerMessage = 250
 // find libraries and resolve links) and changes nothing. All faults of the spec
 // and the program are reported together.
 func Compile(spec Spec, program Program, host Host) (*Plan, error) {
-	spec.Allow = append(slices.Clone(spec.Allow), program.Path)
+	spec = spec.Allowing(program.Path)
 	if err := errors.Join(spec.check(), program.check()); err != nil {
 		return nil, err
 	}
@@ -150,6 +155,12 @@ func (s Spec) check() error {
 	if s.TmpSize < 0 || s.TmpSize > maxTmpSize {
 		fault("size of /tmp: %d is not between 0 and %d", s.TmpSize, int64(maxTmpSize))
 	}
+	if s.Root != "" {
+		faults = append(faults, checkPath("root", s.Root))
+		if s.View != ViewPrograms || len(s.Allow) > 0 {
+			fault("root %s: all of it is shown and can be executed; a view and allowed programs mean nothing there", s.Root)
+		}
+	}
 	for _, p := range s.Allow {
 		faults = append(faults, checkPath("allowed program", p))
 	}
@@ -167,8 +178,12 @@ func (s Spec) check() error {
 			fault("a mount is nil")
 			continue
 		}
-		faults = append(faults, checkPath("mount", m.target()), checkTarget(m.target()))
-		if t, ok := m.(tmpfsMount); ok && (t.size <= 0 || t.size > maxTmpSize) {
+		faults = append(faults, checkPath("mount", m.target()))
+		t, ok := m.(tmpfsMount)
+		if !ok || path.Clean(t.path) != "/dev/shm" { // another size for the profile's own
+			faults = append(faults, checkTarget(m.target()))
+		}
+		if ok && (t.size <= 0 || t.size > maxTmpSize) {
 			fault("size of %s: %d is not between 1 and %d", t.path, t.size, int64(maxTmpSize))
 		}
 	}
@@ -176,6 +191,16 @@ func (s Spec) check() error {
 }
 
 func (p Program) check() error {
+	size := 0 // before anything is made of them
+	for _, s := range p.Args {
+		size += len(s)
+	}
+	for _, s := range p.Env {
+		size += len(s)
+	}
+	if n := size + 8*(len(p.Args)+len(p.Env)); n > BufferSize {
+		return fmt.Errorf("arguments and environment take %d bytes; at most %d fit: %w", n, BufferSize, unix.E2BIG)
+	}
 	var faults []error
 	if p.Dir != "" {
 		faults = append(faults, checkPath("working directory", p.Dir))
@@ -273,6 +298,32 @@ func (c *compiler) add(call *Call) *Call {
 
 // fillView decides what exists for the program.
 func (p *Profile) fillView() error {
+	fill := p.fillPrograms
+	if p.spec.Root != "" {
+		fill = p.fillRoot
+	}
+	if err := fill(); err != nil {
+		return err
+	}
+	host := newView(p.host.Files)
+	for _, dev := range []string{"null", "zero", "full", "random", "urandom"} {
+		b, err := host.show("/dev/"+dev, bind{device: true})
+		if err != nil {
+			return err
+		}
+		p.view.binds[b.path] = b
+	}
+	for name, text := range map[string]string{
+		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
+	} {
+		p.view.links[name] = text
+	}
+	p.view.dirs["/proc"] = true
+	return nil
+}
+
+// fillPrograms shows the allowed programs and what they need.
+func (p *Profile) fillPrograms() error {
 	v := p.view
 	if err := v.data(p.spec.UID, p.spec.GID, p.spec.Network); err != nil {
 		return err
@@ -300,22 +351,11 @@ func (p *Profile) fillView() error {
 	}
 	for _, m := range p.spec.Mounts {
 		if m, ok := m.(bindMount); ok {
-			if _, err := v.show(m.path, bind{writable: m.writable}); err != nil {
+			if _, err := v.show(m.path, bind{writable: m.writable, asNamed: true}); err != nil {
 				return fmt.Errorf("mount %s: %w", m.path, err)
 			}
 		}
 	}
-	for _, dev := range []string{"null", "zero", "full", "random", "urandom"} {
-		if _, err := v.show("/dev/"+dev, bind{device: true}); err != nil {
-			return err
-		}
-	}
-	for name, text := range map[string]string{
-		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
-	} {
-		v.links[name] = text
-	}
-	v.dirs["/proc"] = true
 	return nil
 }
 
@@ -338,9 +378,12 @@ func (c *compiler) enforced() {
 	if c.spec.Network == NetworkHost {
 		add("network: the host's, by request")
 	}
-	if c.spec.View == ViewSystem {
+	switch {
+	case c.spec.Root != "":
+		add("view: the root file system %s, read-only; all of it can be executed, what can be written cannot", c.view.base)
+	case c.spec.View == ViewSystem:
 		add("view: all of /usr, read-only; the list of allowed programs is advice")
-	} else {
+	default:
 		add("view: %d allowed program(s) with what they need, read-only; what can be written cannot be executed", c.programs())
 	}
 	if n := len(c.spec.SHA256); n > 0 {

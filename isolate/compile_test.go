@@ -341,3 +341,35 @@ func FuzzLinkerCache(f *testing.F) {
 		}
 	})
 }
+
+// TestLinksInMounts: a link of root's is followed, one that a program may have
+// made, or that lies where a program may rename, is not.
+func TestLinksInMounts(t *testing.T) {
+	files := tinyHost()
+	link := func(to string, uid uint32) *fstest.MapFile {
+		return &fstest.MapFile{Data: []byte(to), Mode: fs.ModeSymlink | 0o777, Sys: &syscall.Stat_t{Uid: uid}}
+	}
+	dir := func(mode fs.FileMode, uid uint32) *fstest.MapFile {
+		return &fstest.MapFile{Mode: fs.ModeDir | mode, Sys: &syscall.Stat_t{Uid: uid}}
+	}
+	files["m/roots"], files["m/roots/link"] = dir(0o755, 0), link("/srv/data", 0)
+	files["m/roots/others"] = link("/srv/data", 65534)
+	files["m/sticky"], files["m/sticky/link"] = dir(fs.ModeSticky|0o777, 0), link("/srv/data", 0)
+	files["m/open"], files["m/open/link"] = dir(0o777, 0), link("/srv/data", 0)
+	files["m/others"], files["m/others/link"] = dir(0o755, 1000), link("/srv/data", 0)
+	files["m/others/roots"], files["m/others/roots/link"] = dir(0o755, 0), link("/srv/data", 0)
+	files["m/roots/out"] = link("/m/others/link", 0)
+	for _, host := range []Host{{Files: files, UID: 1000, GID: 1000}, {Files: files, Privileged: true}} {
+		for name, follow := range map[string]bool{
+			"/m/roots/link": true, "/m/roots/../roots/link/file": true, "/m/sticky/link": true,
+			"/m/roots/others": false, "/m/open/link": false, "/m/others/link": false, "/m/others/roots/link": false, "/m/roots/out": false,
+		} {
+			for _, m := range []Mount{RO(name), RW(name)} {
+				_, err := Compile(Spec{Mounts: []Mount{m}}, Program{Path: "/usr/bin/true", Args: []string{"true"}}, host)
+				if follow && err != nil || !follow && (!errors.Is(err, unix.ELOOP) || !strings.Contains(err.Error(), "name what it leads to")) {
+					t.Errorf("%v: %v", m, err)
+				}
+			}
+		}
+	}
+}

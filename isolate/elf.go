@@ -21,6 +21,13 @@ import (
 type linker struct {
 	files fileSystem
 	cache map[string][]string // soname → paths, from ld.so.cache
+	// What was read: the objects of a directory share most of their libraries.
+	binaries map[string]readResult
+}
+
+type readResult struct {
+	info *binaryInfo
+	err  error
 }
 
 // binary is what matters of an ELF file.
@@ -41,6 +48,18 @@ func openAbs(files fs.FS, name string) (fs.File, error) {
 }
 
 func (l *linker) read(name string) (*binaryInfo, error) {
+	r, ok := l.binaries[name]
+	if !ok {
+		r.info, r.err = l.parse(name)
+		if l.binaries == nil {
+			l.binaries = map[string]readResult{}
+		}
+		l.binaries[name] = r
+	}
+	return r.info, r.err
+}
+
+func (l *linker) parse(name string) (*binaryInfo, error) {
 	f, err := openAbs(l.files, name)
 	if err != nil {
 		return nil, err

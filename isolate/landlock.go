@@ -143,12 +143,13 @@ func (c *compiler) landlock() []*Call {
 	return append(calls, sys("landlock_restrict_self", resultOf(ruleset), num(0)))
 }
 
-// executables are the files that may be executed, sorted; for ViewSystem the
-// directories of which that is so.
+// executables are the files that may be executed, sorted; for ViewSystem and a
+// root the directories of which that is so.
 func (c *compiler) executables() []string {
 	var list []string
+	may := func(b bind) bool { return b.run || b.exec && c.spec.Root != "" }
 	for name, b := range c.view.binds {
-		if in, inside := c.view.below(name); b.run && !(inside && in.run) {
+		if in, inside := c.view.below(name); may(b) && !(inside && may(in)) {
 			list = append(list, name)
 		}
 	}

@@ -3,6 +3,7 @@ package isolate
 import (
 	"errors"
 	"io/fs"
+	"slices"
 	"sync"
 	"syscall"
 )
@@ -57,6 +58,14 @@ func Prepare(spec Spec, host Host) (*Profile, error) {
 	return p, nil
 }
 
+// Allowing is the spec with the program among those that may be started.
+func (s Spec) Allowing(program string) Spec {
+	if s.Root == "" && !slices.Contains(s.Allow, program) {
+		s.Allow = append(slices.Clone(s.Allow), program)
+	}
+	return s
+}
+
 // Fresh says whether everything that Prepare looked at is as it was: the same
 // files, with the same content where that was read. It takes about a microsecond
 // for each.
@@ -71,7 +80,11 @@ func (p *Profile) Plan(program Program, given Given) (*Plan, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.runnable[program.Path] {
-		if err := p.view.runnable(program.Path); err != nil {
+		check := p.view.runnable
+		if p.spec.Root != "" {
+			check = p.rootProgram
+		}
+		if err := check(program.Path); err != nil {
 			return nil, err
 		}
 		p.runnable[program.Path] = true

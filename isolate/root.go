@@ -22,12 +22,7 @@ func (c *compiler) root() {
 	c.add(sys("mount", null, str("/"), null, flags("MS_SLAVE|MS_REC"), null))
 	c.receiveTrees(binds)
 
-	fs := c.add(sys("fsopen", str("tmpfs"), flags("FSOPEN_CLOEXEC")))
-	for _, option := range [][2]string{{"mode", "0755"}, {"size", "1m"}, {"nr_inodes", "4096"}} {
-		c.add(sys("fsconfig", resultOf(fs), flags("FSCONFIG_SET_STRING"), str(option[0]), str(option[1]), num(0)))
-	}
-	c.add(sys("fsconfig", resultOf(fs), flags("FSCONFIG_CMD_CREATE"), null, null, num(0)))
-	root := c.add(sys("fsmount", resultOf(fs), flags("FSMOUNT_CLOEXEC"), flags("MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC")))
+	root := c.newTmpfs([][2]string{{"mode", "0755"}, {"size", "1m"}, {"nr_inodes", "4096"}})
 	// Any place will do: it is over the old root, which goes away.
 	c.add(sys("move_mount", resultOf(root), str(""), flags("AT_FDCWD"), str("/"), flags("MOVE_MOUNT_F_EMPTY_PATH")))
 	c.add(sys("fchdir", resultOf(root)))
@@ -44,6 +39,9 @@ func (c *compiler) root() {
 	for i, b := range binds {
 		c.bind(i, b)
 	}
+	if !c.asTemplate {
+		c.innerMounts()
+	}
 	c.add(sys("mount_setattr", resultOf(root), str(""), flags("AT_EMPTY_PATH"), attributes("MOUNT_ATTR_RDONLY"), num(attributesSize)))
 	c.add(sys("fchdir", resultOf(root)))
 	c.add(sys("pivot_root", str("."), str(".")))
@@ -57,9 +55,33 @@ func (c *compiler) root() {
 func (c *compiler) ownMounts() {
 	c.mountProc()
 	for _, t := range c.tmpfs() {
-		options := fmt.Sprintf("mode=1777,size=%d,nr_inodes=65536", t.size)
+		if _, inside := c.view.below(t.path); inside {
+			continue
+		}
+		options := fmt.Sprintf("mode=%04o,size=%d,nr_inodes=%s", t.mode, t.size, tmpfsInodes)
 		c.add(sys("mount", str("tmpfs"), str(t.path[1:]), str("tmpfs"), flags("MS_NOSUID|MS_NODEV|MS_NOEXEC"), str(options)))
 	}
+}
+
+// innerMounts are those of ownMounts that lie in a directory of the host.
+func (c *compiler) innerMounts() {
+	for _, t := range c.tmpfs() {
+		if _, inside := c.view.below(t.path); inside {
+			c.moveInside(resultOf(c.newTmpfs([][2]string{{"mode", fmt.Sprintf("%04o", t.mode)}, {"size", fmt.Sprint(t.size)}, {"nr_inodes", tmpfsInodes}})), t.path)
+		}
+	}
+}
+
+const tmpfsInodes = "65536"
+
+// newTmpfs is an empty tmpfs that is mounted nowhere yet.
+func (c *compiler) newTmpfs(options [][2]string) *Call {
+	fs := c.add(sys("fsopen", str("tmpfs"), flags("FSOPEN_CLOEXEC")))
+	for _, option := range options {
+		c.add(sys("fsconfig", resultOf(fs), flags("FSCONFIG_SET_STRING"), str(option[0]), str(option[1]), num(0)))
+	}
+	c.add(sys("fsconfig", resultOf(fs), flags("FSCONFIG_CMD_CREATE"), null, null, num(0)))
+	return c.add(sys("fsmount", resultOf(fs), flags("FSMOUNT_CLOEXEC"), flags("MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC")))
 }
 
 func (c *compiler) mountProc() {
@@ -89,7 +111,7 @@ func (c *compiler) receiveTrees(binds []bind) {
 		return
 	}
 	for _, b := range binds {
-		c.plan.Trees = append(c.plan.Trees, Tree{b.path, b.info, b.writable, b.idMap(c.plan.uid, c.plan.gid)})
+		c.plan.Trees = append(c.plan.Trees, Tree{b.source, b.info, b.flat, b.writable, b.idMap(c.plan.uid, c.plan.gid)})
 	}
 	for left := len(binds); left > 0; left -= TreesPerMessage {
 		receive, control := receiveMessage(min(left, TreesPerMessage), "trees")
@@ -106,19 +128,27 @@ func (c *compiler) bind(i int, b bind) {
 	} else {
 		// An ordinary user's own paths are open to init as well: the same
 		// file, found again without following any link.
-		file := c.add(sys("openat2", flags("AT_FDCWD"), str(b.path), openHow("O_PATH|O_CLOEXEC", unix.RESOLVE_NO_SYMLINKS, "RESOLVE_NO_SYMLINKS"), num(openHowSize)))
-		tree = resultOf(c.add(sys("open_tree", resultOf(file), str(""), flags("OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH|AT_RECURSIVE"))))
-		tree.text = fmt.Sprintf("<open_tree %q>", b.path)
+		file := c.add(sys("openat2", flags("AT_FDCWD"), str(b.source), openHow("O_PATH|O_CLOEXEC", unix.RESOLVE_NO_SYMLINKS, "RESOLVE_NO_SYMLINKS"), num(openHowSize)))
+		how := "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH"
+		if !b.flat {
+			how += "|AT_RECURSIVE"
+		}
+		tree = resultOf(c.add(sys("open_tree", resultOf(file), str(""), flags(how))))
+		tree.text = fmt.Sprintf("<open_tree %q>", b.source)
 	}
 	c.add(sys("mount_setattr", tree, str(""), flags("AT_EMPTY_PATH|AT_RECURSIVE"), attributes(b.rights()), num(attributesSize)))
-	target := path.Clean(b.path)[1:]
 	if _, inside := c.view.below(b.path); inside {
-		// The mount point lies in a directory of the host, where links may be.
-		point := c.add(sys("openat2", flags("AT_FDCWD"), str(target), openHow("O_PATH|O_CLOEXEC", unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_BENEATH, "RESOLVE_NO_SYMLINKS|RESOLVE_BENEATH"), num(openHowSize)))
-		c.add(sys("move_mount", tree, str(""), resultOf(point), str(""), flags("MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH")))
+		c.moveInside(tree, b.path)
 		return
 	}
-	c.add(sys("move_mount", tree, str(""), flags("AT_FDCWD"), str(target), flags("MOVE_MOUNT_F_EMPTY_PATH")))
+	c.add(sys("move_mount", tree, str(""), flags("AT_FDCWD"), str(path.Clean(b.path)[1:]), flags("MOVE_MOUNT_F_EMPTY_PATH")))
+}
+
+// moveInside moves a mount to a place in a directory of the host, where links
+// may be.
+func (c *compiler) moveInside(mount Arg, target string) {
+	point := c.add(sys("openat2", flags("AT_FDCWD"), str(path.Clean(target)[1:]), openHow("O_PATH|O_CLOEXEC", unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_BENEATH, "RESOLVE_NO_SYMLINKS|RESOLVE_BENEATH"), num(openHowSize)))
+	c.add(sys("move_mount", mount, str(""), resultOf(point), str(""), flags("MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH")))
 }
 
 func (b bind) rights() string {
@@ -146,7 +176,7 @@ func openHow(names string, resolve uint64, resolveText string) Arg {
 
 // tmpfs are the directories in memory: the profile's and the spec's.
 func (p *Profile) tmpfs() []tmpfsMount {
-	list := []tmpfsMount{{"/dev/shm", p.spec.TmpSize}, {"/tmp", p.spec.TmpSize}}
+	list := []tmpfsMount{{path: "/dev/shm", size: p.spec.TmpSize}, {path: "/tmp", size: p.spec.TmpSize}}
 	for _, m := range p.spec.Mounts {
 		if m, ok := m.(tmpfsMount); ok {
 			m.path = path.Clean(m.path)
@@ -155,6 +185,11 @@ func (p *Profile) tmpfs() []tmpfsMount {
 		}
 	}
 	list = slices.DeleteFunc(list, func(t tmpfsMount) bool { _, shown := p.view.binds[t.path]; return shown })
+	for i := range list {
+		if list[i].mode == 0 {
+			list[i].mode = 0o1777
+		}
+	}
 	slices.SortFunc(list, func(a, b tmpfsMount) int { return strings.Compare(a.path, b.path) })
 	return list
 }

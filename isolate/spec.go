@@ -22,13 +22,22 @@
 // An allowed interpreter is any program in its language, and a program can make
 // anonymous memory executable (unless NoJIT). Network Host shares the host's
 // whole network. ViewSystem shows all of /usr: there, the list of allowed
-// programs is advice.
+// programs is advice. So it is with a Root, of which all can be executed.
+//
+// A Spec can also be read from a container's configuration: FromOCI.
 package isolate
 
 // A Spec says what one program may see and do. The zero value is Hardened.
 type Spec struct {
 	// View chooses what of the host's programs is visible.
 	View View
+	// Root, where set, is a directory of the host, absolute, that the program
+	// sees as its file system instead of a View: read-only, and all of it can be
+	// executed, so that Allow has no meaning there. Its /dev, /proc, /sys and
+	// /tmp are the profile's whatever lies in the directory, Mounts may lie
+	// anywhere else in it. A file in it that has another name in a writable mount
+	// (by a hard link, or by another mount of the host) is not found out.
+	Root string
 	// Allow has the absolute paths of further programs that the program may
 	// start. The program itself is always allowed.
 	Allow []string
@@ -141,13 +150,16 @@ type Mount interface {
 }
 
 type bindMount struct {
-	path     string
+	path     string // inside
+	source   string // on the host; "" is path
 	writable bool
+	flat     bool // without what is mounted below it
 }
 
 type tmpfsMount struct {
 	path string
 	size int64
+	mode uint32 // 01777 where 0
 }
 
 func (m bindMount) target() string  { return m.path }
@@ -156,7 +168,9 @@ func (bindMount) sealed()           {}
 func (tmpfsMount) sealed()          {}
 
 // RO shows a file or directory of the host at the same path: read-only, and
-// nothing in it can be executed.
+// nothing in it can be executed. A symbolic link in the path is followed if only
+// root can have made it; any other is an error, for it would lead where a
+// program likes.
 func RO(path string) Mount { return bindMount{path: path} }
 
 // RW is RO with writing. A privileged host's programs act there as the owner of
@@ -168,7 +182,7 @@ func RW(path string) Mount { return bindMount{path: path, writable: true} }
 
 // Tmpfs is an empty directory in memory, of at most size bytes, in which
 // nothing can be executed.
-func Tmpfs(path string, size int64) Mount { return tmpfsMount{path, size} }
+func Tmpfs(path string, size int64) Mount { return tmpfsMount{path: path, size: size} }
 
 // Enforced lists what a compiled plan holds the program to, in words that an
 // operator reads: the audit log and reports carry them.

@@ -152,6 +152,7 @@ func (c *compiler) setUp() {
 	c.join()
 	if c.given.Template {
 		c.ownMounts()
+		c.innerMounts()
 	} else {
 		c.root()
 	}
@@ -185,12 +186,14 @@ func (c *compiler) join() {
 	}
 }
 
+const lockedMemory = 64 << 10 // bytes
+
 // limits that are no control group's.
 func (c *compiler) limits() {
 	// 1 and not 0: of a host whose core_pattern is a pipe, only 1 keeps the
 	// handler from being run (core(5)). The filter keeps it from being changed.
 	c.add(setLimit("RLIMIT_CORE", 1))
-	c.add(setLimit("RLIMIT_MEMLOCK", 64<<10))
+	c.add(setLimit("RLIMIT_MEMLOCK", lockedMemory))
 	c.add(setLimit("RLIMIT_NPROC", c.spec.Rlimits.Processes))
 	c.add(setLimit("RLIMIT_FSIZE", c.spec.Rlimits.FileSize))
 }

@@ -84,6 +84,7 @@ func (p *Plan) Key() (key [sha256.Size]byte, err error) {
 		}
 		binary.Write(h, binary.NativeEndian, []uint64{uint64(s.Dev), s.Ino, uint64(t.Map.FileUID), uint64(t.Map.FileGID), uint64(len(t.Path))})
 		h.Write([]byte(t.Path))
+		binary.Write(h, binary.NativeEndian, t.Flat)
 	}
 	return [sha256.Size]byte(h.Sum(nil)), nil
 }

@@ -20,27 +20,31 @@ type fileSystem interface {
 	fs.ReadLinkFS
 }
 
-// A bind is one file or directory of the host that becomes visible, under the
-// same path.
+// A bind is one file or directory of the host that becomes visible.
 type bind struct {
-	path     string // resolved: no symbolic link in it
+	path     string // inside, resolved: no symbolic link in it
+	source   string // on the host, resolved: the same path unless there is a root
 	info     fs.FileInfo
 	writable bool
 	exec     bool // may be mapped executable
 	run      bool // may be executed, or holds what may
 	device   bool
+	flat     bool // without what is mounted below it
+	asNamed  bool // by nobody's links but root's: a mount of the spec
 }
 
 // A view collects what a program will see. Nothing in it is decided twice: a
 // path that is shown already keeps the wider right.
 type view struct {
-	files    fileSystem
-	linker   linker
-	binds    map[string]bind
-	links    map[string]string // path of a symbolic link → its text
-	texts    map[string]string // generated files
-	dirs     map[string]bool   // directories that must exist
-	deciding []string          // links by which programs are found
+	files  fileSystem
+	base   string // the directory of the host that is the root inside; "" is the host's own
+	linker linker
+	binds  map[string]bind
+	links  map[string]string // path of a symbolic link → its text
+	texts  map[string]string // generated files
+	dirs   map[string]bool   // directories that must exist
+
+	deciding []string // links by which programs are found
 }
 
 func newView(files fileSystem) *view {
@@ -54,18 +58,36 @@ func newView(files fileSystem) *view {
 	}
 }
 
+// outside is a path inside as package fs names it on the host.
+func (v *view) outside(name string) string { return path.Join(v.base, name)[1:] }
+
 // resolve follows the symbolic links in name and keeps each, so that the name
 // works inside as it does outside.
 func (v *view) resolve(name string) (string, error) {
-	real, _, err := v.follow(name)
-	return real, err
+	w, err := v.follow(name)
+	if err == nil && w.rest != nil {
+		err = &fs.PathError{Op: "lstat", Path: w.real, Err: fs.ErrNotExist}
+	}
+	return w.real, err
 }
 
-// follow is resolve with the links on the way.
-func (v *view) follow(name string) (real string, links []string, err error) {
+// A walk is where a name leads.
+type walk struct {
+	real string   // without links; the first part that does not exist
+	rest []string // behind it; nil where all of it exists
+	// doubtful is the first link on the way which a program can have made, or can
+	// exchange for something else while a start is under way: one that is not
+	// root's, or that lies below a directory where others may rename.
+	doubtful string
+	links    []string // all of them
+}
+
+// follow is resolve for a name that need not exist.
+func (v *view) follow(name string) (w walk, err error) {
 	const maxLinks = 40 // as the kernel: path_resolution(7)
 	rest := strings.Split(strings.Trim(path.Clean(name), "/"), "/")
-	done := "/"
+	roots := true
+	w.real = "/"
 	for followed := 0; len(rest) > 0; {
 		part := rest[0]
 		rest = rest[1:]
@@ -73,47 +95,80 @@ func (v *view) follow(name string) (real string, links []string, err error) {
 			continue
 		}
 		if part == ".." {
-			done = path.Dir(done)
+			w.real = path.Dir(w.real)
 			continue
 		}
-		next := path.Join(done, part)
-		info, err := v.files.Lstat(next[1:])
-		if err != nil {
-			return "", nil, &fs.PathError{Op: "lstat", Path: next, Err: errors.Unwrap(err)}
+		next := path.Join(w.real, part)
+		if next == "/proc" || next == "/sys" {
+			// /proc/self is this process here and another one inside
+			// (CVE-2019-5736 began with a script of /proc/self/exe).
+			return walk{}, &fs.PathError{Op: "resolve", Path: name, Err: fmt.Errorf("it leads through %s, which inside belongs to the profile", next)}
 		}
+		info, err := v.files.Lstat(v.outside(next))
+		if errors.Is(err, fs.ErrNotExist) {
+			w.real, w.rest = next, append([]string{}, rest...)
+			return w, nil
+		}
+		if err != nil {
+			return walk{}, &fs.PathError{Op: "lstat", Path: next, Err: errors.Unwrap(err)}
+		}
+		roots = roots && ofRoot(info)
 		if info.Mode()&fs.ModeSymlink == 0 {
-			done = next
+			w.real = next
 			continue
 		}
 		if followed++; followed > maxLinks {
-			return "", nil, &fs.PathError{Op: "resolve", Path: name, Err: unix.ELOOP}
+			return walk{}, &fs.PathError{Op: "resolve", Path: name, Err: unix.ELOOP}
 		}
-		text, err := v.files.ReadLink(next[1:])
+		text, err := v.files.ReadLink(v.outside(next))
 		if err != nil {
-			return "", nil, err
+			return walk{}, err
+		}
+		if !roots && w.doubtful == "" {
+			w.doubtful = next
 		}
 		v.links[next] = text
-		links = append(links, next)
+		w.links = append(w.links, next)
 		if path.IsAbs(text) {
-			done = "/"
+			w.real = "/"
 		}
 		rest = append(strings.Split(strings.Trim(text, "/"), "/"), rest...)
 	}
-	return done, links, nil
+	return w, nil
+}
+
+// ofRoot says that nobody but root decides what lies under this name, or in this
+// directory: a link is root's own, and so is a directory in which others cannot
+// write, or at least (with the sticky bit) not rename what is not theirs.
+func ofRoot(info fs.FileInfo) bool {
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return true // a file system without owners
+	}
+	open := info.IsDir() && info.Mode()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0
+	return s.Uid == 0 && !open
 }
 
 // show makes a file or directory of the host visible.
 func (v *view) show(name string, want bind) (bind, error) {
-	real, err := v.resolve(name)
+	w, err := v.follow(name)
+	if err == nil && w.rest != nil {
+		err = &fs.PathError{Op: "lstat", Path: w.real, Err: fs.ErrNotExist}
+	}
 	if err != nil {
 		return bind{}, err
+	}
+	real := w.real
+	if want.asNamed && w.doubtful != "" {
+		return bind{}, &fs.PathError{Op: "mount", Path: name, Err: fmt.Errorf(
+			"%s is a symbolic link that a program may have made (it, or a directory above it, is not root's alone): name what it leads to: %w", w.doubtful, unix.ELOOP)}
 	}
 	if !want.device {
 		if err := checkTarget(real); err != nil { // wherever the links led
 			return bind{}, err
 		}
 	}
-	want.path = real
+	want.path, want.source = real, real
 	if want.info, err = v.files.Lstat(real[1:]); err != nil {
 		return bind{}, err
 	}
@@ -136,11 +191,11 @@ func (v *view) showIfThere(name string, want bind) error {
 
 // program shows a program with its closure and what its kind needs.
 func (v *view) program(name string) error {
-	_, links, err := v.follow(name)
+	w, err := v.follow(name)
 	if err != nil {
 		return err
 	}
-	v.deciding = append(v.deciding, links...)
+	v.deciding = append(v.deciding, w.links...)
 	b, err := v.show(name, bind{exec: true, run: true})
 	if err != nil {
 		return err
@@ -228,7 +283,7 @@ func (v *view) runnable(name string) error {
 	}
 	target, err := v.resolve(interpreter)
 	if err != nil {
-		return fmt.Errorf("%s is a script and its interpreter is missing: %w", name, err)
+		return fmt.Errorf("%s is a script and its interpreter cannot be shown: %w", name, err)
 	}
 	if b, ok := v.binds[target]; !ok || !b.exec {
 		return &fs.PathError{Op: "exec", Path: name, Err: fmt.Errorf(
@@ -256,8 +311,7 @@ func (v *view) interpreter(real string) (string, error) {
 }
 
 // kinds is what programs open beyond what they are linked with, by the name of
-// the resolved program. Directories of an interpreter's library hold no ELF
-// executables of their own; their shared objects bring their closure.
+// the resolved program. Shared objects in directories bring their closure.
 var kinds = []struct {
 	program *regexp.Regexp
 	needs   []string // $1 is the program's submatch
@@ -266,6 +320,8 @@ var kinds = []struct {
 	{regexp.MustCompile(`^/usr/bin/perl(?:5[.\d]*)?$`), []string{"/etc/perl", "/usr/share/perl", "/usr/share/perl5", "/usr/lib/*/perl", "/usr/lib/*/perl5", "/usr/lib/*/perl-base", "/usr/local/share/perl", "/usr/local/lib/*/perl"}},
 	{regexp.MustCompile(`^(/usr/lib/jvm/[^/]+)/bin/java$`), []string{"$1/lib", "$1/conf", "$1/release", "/etc/java-*"}},
 	{regexp.MustCompile(`^/usr/bin/(?:curl|openssl|git|wget|node|nodejs|ssh)$`), []string{"/etc/ssl/openssl.cnf", "/usr/lib/ssl", "/etc/gitconfig"}},
+	// Debian's node has some of its own modules outside of the program.
+	{regexp.MustCompile(`^/usr/bin/(?:node|nodejs)$`), []string{"/usr/share/nodejs/acorn", "/usr/share/nodejs/acorn-walk", "/usr/share/nodejs/cjs-module-lexer", "/usr/share/nodejs/undici"}},
 	{regexp.MustCompile(`^/usr/bin/iconv$`), []string{"/usr/lib/*/gconv"}},
 	{regexp.MustCompile(`^/usr/bin/(?:convert|magick|identify|mogrify)[-.\w]*$`), []string{"/etc/ImageMagick-*", "/usr/lib/*/ImageMagick-*", "/usr/share/ImageMagick-*", "/etc/fonts", "/usr/share/fonts"}},
 }
@@ -308,14 +364,19 @@ func (v *view) need(pattern string) error {
 }
 
 // objects shows the libraries of the shared objects below a resolved path. One
-// that is broken, or lacks a library, could not be loaded outside either.
+// that is broken, or lacks a library, could not be loaded outside either. A
+// program that lies there (a JVM has helpers in its library) is seen, and is not
+// executed unless it is allowed like any other.
 func (v *view) objects(dir string) error {
 	return fs.WalkDir(v.files, dir[1:], func(name string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrPermission) {
 			return fs.SkipDir // the program will not be able to read it either
 		}
-		if err != nil || !d.Type().IsRegular() || !strings.Contains(path.Base(name), ".so") {
+		if err != nil || !d.Type().IsRegular() {
 			return err
+		}
+		if !strings.Contains(path.Base(name), ".so") {
+			return v.dormant("/"+name, d)
 		}
 		found, err := v.linker.closure("/" + name)
 		if err != nil {
@@ -328,6 +389,23 @@ func (v *view) objects(dir string) error {
 		}
 		return nil
 	})
+}
+
+// dormant takes the right to be executed from an ELF program.
+func (v *view) dormant(name string, d fs.DirEntry) error {
+	switch path.Ext(name) {
+	case ".py", ".pyc", ".pm": // thousands, and never one
+		return nil
+	}
+	info, err := d.Info()
+	if err != nil || info.Mode()&0o111 == 0 {
+		return nil // gone, or not to be executed as it is
+	}
+	if b, err := v.linker.read(name); err != nil || b.shared && !b.program {
+		return nil // a script, whose interpreter must be allowed, or a library
+	}
+	_, err = v.show(name, bind{})
+	return err
 }
 
 // data that programs of every kind open: locale, character sets, time zones,
@@ -409,7 +487,7 @@ func (v *view) below(name string) (bind, bool) {
 func (v *view) ordered() []bind {
 	var list []bind
 	for _, b := range v.binds {
-		if in, ok := v.below(b.path); ok && in.writable == b.writable && in.exec == b.exec {
+		if in, ok := v.below(b.path); ok && in.writable == b.writable && in.exec == b.exec && !in.flat && b.source == path.Join(in.source, b.path[len(in.path):]) {
 			continue
 		}
 		list = append(list, b)

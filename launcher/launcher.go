@@ -49,6 +49,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/proscenium-dev/proscenium/isolate"
 	"github.com/proscenium-dev/proscenium/reexec"
 	"golang.org/x/sys/unix"
 )
@@ -75,6 +76,9 @@ var errClosed = errors.New("the launcher is closed")
 // Start re-executes this binary as a launcher. Close it, or exit: either ends
 // every program it has started.
 func Start(Config) (*Launcher, error) {
+	if err := isolate.Check(); err != nil {
+		return nil, fmt.Errorf("launcher: %w", err)
+	}
 	control, far, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("launcher: %w", err)

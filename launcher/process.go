@@ -124,7 +124,7 @@ func (p *Process) failed(r isolate.Record) error {
 	errno := syscall.Errno(r.Errno)
 	switch r.Kind {
 	case isolate.RecordStageOneFailed:
-		return p.failure("stage one", p.plan.StageOne.CallAt(r.Value), p.explain(errno))
+		return p.failure("stage one", p.plan.StageOne.CallAt(r.Value), errno)
 	case isolate.RecordSetUpFailed:
 		return p.failure("init", p.plan.SetUp.CallAt(r.Value), errno)
 	case isolate.RecordProgramFailed:
@@ -134,7 +134,7 @@ func (p *Process) failed(r isolate.Record) error {
 }
 
 func (p *Process) failure(step, call string, err error) error {
-	return &SetupError{p.program, step, call, err}
+	return &SetupError{p.program, step, call, isolate.Explain(call, err)}
 }
 
 // launched waits for stage one: init exists and the launcher has said so.
@@ -170,21 +170,12 @@ func (p *Process) advance(r isolate.Record, fds []int) (done bool, err error) {
 	case r.Kind != isolate.RecordLaunched:
 		return false, p.failed(r)
 	case r.Errno != 0:
-		return false, p.failure("launcher", "fork and exec of init, with its identity, control group and network namespace", syscall.Errno(r.Errno))
+		return false, p.failure("launcher", "clone3(CLONE_INTO_CGROUP) and exec of init, with its identity and network namespace", syscall.Errno(r.Errno))
 	case p.init < 0 || r.Value != 0:
 		return false, p.failure("stage one", "clone", fmt.Errorf("init was killed before its exec (wait status %#x): is its control group, or the launcher's, one that was killed once, or its memory limit too small?", uint32(r.Value)))
 	}
 	step("launched")
 	return true, nil
-}
-
-// explain adds the usual host setting at fault to an errno of the clone.
-func (p *Process) explain(errno syscall.Errno) error {
-	switch errno {
-	case unix.EPERM, unix.ENOSPC, unix.EUSERS:
-		return fmt.Errorf("%w (may this host make user namespaces? see user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns and `proscenium doctor`)", errno)
-	}
-	return errno
 }
 
 // maxMessage keeps a message below the smallest usual socket buffer.
@@ -254,7 +245,7 @@ func (p *Process) openTrees() (fds []int, err error) {
 	for _, t := range p.plan.Trees {
 		fd, err := openTree(t)
 		if err != nil {
-			return fds, &os.PathError{Op: "open_tree", Path: t.Path, Err: err}
+			return fds, &os.PathError{Op: "mount", Path: t.Path, Err: err}
 		}
 		fds = append(fds, fd)
 		if t.Writable {
@@ -274,7 +265,7 @@ func openTree(t isolate.Tree) (int, error) {
 		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
-		return -1, err
+		return -1, os.NewSyscallError("openat2", err)
 	}
 	defer unix.Close(file)
 	var now unix.Stat_t
@@ -284,7 +275,12 @@ func openTree(t isolate.Tree) (int, error) {
 	if then, ok := t.Info.Sys().(*syscall.Stat_t); !ok || then.Dev != now.Dev || then.Ino != now.Ino {
 		return -1, errors.New("it was replaced while the program was being started")
 	}
-	return unix.OpenTree(file, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	how := uint(unix.AT_EMPTY_PATH | unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if !t.Flat {
+		how |= unix.AT_RECURSIVE
+	}
+	tree, err := unix.OpenTree(file, "", how)
+	return tree, os.NewSyscallError("open_tree", err)
 }
 
 // begun waits until the program's execve has succeeded, or all of the group was

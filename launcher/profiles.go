@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 
 	"github.com/proscenium-dev/proscenium/isolate"
@@ -46,9 +45,7 @@ const maxProfiles = 64
 // has one.
 func (l *Launcher) profile(spec isolate.Spec, program string) (*profile, *template, error) {
 	ps := &l.profiles
-	if !slices.Contains(spec.Allow, program) {
-		spec.Allow = append(slices.Clone(spec.Allow), program)
-	}
+	spec = spec.Allowing(program)
 	key := fmt.Sprintf("%#v", spec)
 	ps.mu.Lock()
 	p := ps.entries[key]

@@ -11,6 +11,7 @@ import (
 	"github.com/proscenium-dev/proscenium/isolate"
 	"github.com/proscenium-dev/proscenium/launcher"
 	"github.com/proscenium-dev/proscenium/tests/testenv"
+	"golang.org/x/sys/unix"
 )
 
 func probe(t testing.TB) *launcher.Cmd {
@@ -201,10 +202,18 @@ func TestWorkingDirectoryStaysInside(t *testing.T) {
 }
 
 // TestDescriptorsDoNotLeak: fifty descriptors that the host forgot to mark
-// close-on-exec stay the host's (T-02).
+// close-on-exec, directories, sockets and files in memory, stay the host's (T-02).
 func TestDescriptorsDoNotLeak(t *testing.T) {
-	for range 50 {
-		fd, err := openInheritable("/")
+	for i := range 50 {
+		fd, err := -1, error(nil)
+		switch i % 3 {
+		case 0:
+			fd, err = openInheritable("/")
+		case 1:
+			fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		case 2:
+			fd, err = unix.MemfdCreate("secret", 0)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

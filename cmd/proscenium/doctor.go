@@ -1,11 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -86,38 +86,29 @@ func (d *doctor) kernel() {
 		d.lacking("kernel", "Linux "+release+" is older than 5.15, which is tested", "the features below decide; a newer kernel is safer")
 	}
 	for _, f := range isolate.Features {
-		if err := f.Probe(); err != nil {
-			d.missing(f.Name, f.Why, fmt.Sprintf("a kernel from %s on, with the feature, and no filter around this process that hides it (%v)", f.Since, err))
-		} else {
+		err := f.Probe()
+		switch {
+		case err == nil && f.Tried():
 			d.ok(f.Name, "Linux %s", f.Since)
+		case err == nil:
+			d.ok(f.Name, "Linux %s; the start below tells", f.Since)
+		case f.Without == "":
+			d.missing(f.Name, f.Why, err.Error())
+		default:
+			d.lacking(f.Name, f.Why+"; without it: "+f.Without, err.Error())
 		}
 	}
-}
-
-func sysctl(name string) string {
-	b, err := os.ReadFile(filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/")))
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
 }
 
 // userNamespaces names what distributions and administrators restrict them by.
 func (d *doctor) userNamespaces() {
-	restricted := false
-	for _, r := range []struct{ name, bad, who string }{
-		{"user.max_user_namespaces", "0", "an administrator, or a container's"},
-		{"kernel.unprivileged_userns_clone", "0", "Debian's"},
-		{"kernel.apparmor_restrict_unprivileged_userns", "1", "Ubuntu's AppArmor"},
-	} {
-		if sysctl(r.name) == r.bad {
-			restricted = true
-			d.missing("user namespaces", fmt.Sprintf("%s = %s (%s setting): no cell can be made", r.name, r.bad, r.who),
-				fmt.Sprintf("sysctl -w %s=%s, or for AppArmor a profile with `userns,` for this program", r.name, map[string]string{"0": "1", "1": "0"}[r.bad]))
-		}
+	restrictions := isolate.Restrictions()
+	for _, r := range restrictions {
+		d.missing("user namespaces", fmt.Sprintf("%s (%s): no cell can be made", r.Setting, r.Whose), r.Remedy)
 	}
-	if !restricted {
-		d.ok("user namespaces", "at most %s, not restricted", sysctl("user.max_user_namespaces"))
+	if len(restrictions) == 0 {
+		limit, _ := os.ReadFile("/proc/sys/user/max_user_namespaces")
+		d.ok("user namespaces", "at most %s, not restricted", bytes.TrimSpace(limit))
 	}
 	if os.Geteuid() == 0 {
 		d.ok("identity", "root: programs get the id 65534, never 0")
@@ -129,17 +120,8 @@ func (d *doctor) userNamespaces() {
 // proc looks for a masked /proc, as container engines make it: the kernel then
 // refuses a new one.
 func (d *doctor) proc() {
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	var masked []string
-	for line := range strings.Lines(string(mounts)) {
-		f := strings.Fields(line)
-		if len(f) > 4 && strings.HasPrefix(f[4], "/proc/") && f[4] != "/proc/sys/fs/binfmt_misc" {
-			masked = append(masked, f[4])
-		}
-	}
-	if len(masked) > 0 {
-		d.lacking("whole /proc", "parts of /proc are covered ("+strings.Join(masked, ", ")+"), as in a container: the kernel may refuse a cell its own",
-			"start the container with systempaths=unconfined (docker, podman)")
+	if masked := isolate.MaskedProc(); len(masked) > 0 {
+		d.lacking("whole /proc", "parts of /proc are covered ("+strings.Join(masked, ", ")+"), as in a container: the kernel may refuse a cell its own", isolate.RemedyMaskedProc)
 		return
 	}
 	d.ok("whole /proc", "nothing of it is covered")

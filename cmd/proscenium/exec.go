@@ -31,6 +31,7 @@ const (
 
 // programFlags are what exec and plan share.
 type programFlags struct {
+	oci                       string
 	memory, profile, net, dir string
 	cpu                       float64
 	pids                      int64
@@ -39,10 +40,14 @@ type programFlags struct {
 	allow, need, ro, rw, env  []string
 	limits, runAs             string
 	noJIT                     bool
+
+	changed func(flag string) bool // whether the command line has it
 }
 
 func (f *programFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
+	f.changed = flags.Changed
+	registerOCI(cmd, f)
 	flags.SetInterspersed(false) // what follows the program is the program's
 	flags.StringVar(&f.memory, "memory", "256M", "memory limit; more kills the program")
 	flags.Float64Var(&f.cpu, "cpu", cgroup.Defaults.CPU, "CPU limit in cores: 0.5 is half of one")
@@ -153,23 +158,31 @@ type execution struct {
 func execCommand() *cobra.Command {
 	var e execution
 	cmd := &cobra.Command{
-		Use:   "exec [flags] -- PROGRAM [ARGS…]",
+		Use:   "exec [flags] -- PROGRAM [ARGS…] | exec [flags] --oci FILE",
 		Short: "Run one program isolated and limited, its stdio passed through",
 		Long: `exec runs one program as an actor's would be run: in namespaces of its own, inside
 limits, seeing only what it needs. Its exit status is ours; 128+n when signal n
 ended it, 125 when we failed before it started, 126 when it is not executable,
 127 when it is not found.
 
-The program inherits no environment and no descriptor but 0, 1 and 2.`,
+The program inherits no environment and no descriptor but 0, 1 and 2.
+
+--oci takes the program, its root file system, mounts, identity and limits from a
+config.json of the OCI runtime specification (runc spec makes one). Its root is
+shown read-only, what is mounted in it writable is not executable. Whatever the
+file says that is not carried out is refused by name, never ignored. Limits that
+it does not have come from the flags.`,
 		Example: `  # What is in the cell? Only the program and what it needs.
   proscenium exec --allow /usr/bin/id -- /usr/bin/find /usr/bin
 
   # A directory to work in, ten seconds, 64 MiB, half a core:
   proscenium exec --memory 64M --cpu 0.5 --timeout 10s --rw ./data --dir "$PWD/data" -- sort -o out in
 
+  # What a container's configuration asks for; what of it cannot be, is named:
+  proscenium exec --oci bundle/config.json --timeout 10s
+
   # A shell with the system's tools, and a report of how it ended:
   proscenium exec --profile system --report - -- sh -c 'id; ls /'`,
-		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return e.run(args) },
 	}
 	e.flags.register(cmd)
@@ -188,6 +201,8 @@ type report struct {
 	CPUSeconds      float64  `json:"cpu_seconds"`
 	MemoryPeakBytes uint64   `json:"memory_peak_bytes"`
 	Enforced        []string `json:"enforced"`
+	// Annotations are those of the --oci file.
+	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 func (e *execution) run(args []string) error {
@@ -195,7 +210,7 @@ func (e *execution) run(args []string) error {
 	if err != nil {
 		return failure{fmt.Errorf("--report: %w", err), exitFailed}
 	}
-	r := report{Program: args[0], Enforced: []string{}}
+	r := report{Enforced: []string{}}
 	code, err := e.execute(args, &r)
 	if err != nil {
 		r.Reason, r.Error, r.ExitCode = string(handler.FailedToStart), err.Error(), code
@@ -215,15 +230,16 @@ func (e *execution) run(args []string) error {
 
 // execute returns the exit status; with an error, the one that it means.
 func (e *execution) execute(args []string, r *report) (int, error) {
-	program, err := find(args[0])
+	if len(args) > 0 {
+		r.Program = args[0]
+	}
+	request, err := e.flags.request(args)
 	if err != nil {
-		return exitNotFound, err
+		var f failure
+		errors.As(err, &f)
+		return f.code, f.err
 	}
-	spec, specErr := e.flags.spec()
-	limits, limitErr := e.flags.cgroupLimits()
-	if err := errors.Join(specErr, limitErr); err != nil {
-		return exitFailed, err
-	}
+	r.Program, r.Annotations = request.program.Args[0], request.annotations
 	var group *cgroup.Group
 	if e.flags.limits == "enforced" {
 		if group, err = cgroup.Open(); err != nil {
@@ -254,16 +270,16 @@ func (e *execution) execute(args []string, r *report) (int, error) {
 		}
 	}()
 
-	cmd := l.Command(ctx, program, args[1:]...)
-	cmd.Args[0] = args[0]
-	cmd.Isolation, cmd.Env, cmd.Dir = spec, e.flags.env, e.flags.dir
+	program := request.program
+	cmd := l.Command(ctx, program.Path)
+	cmd.Args, cmd.Env, cmd.Dir, cmd.Isolation = program.Args, program.Env, program.Dir, request.spec
 	stdio, err := connect(cmd)
 	if err != nil {
 		return exitFailed, err
 	}
-	cell, err := handler.StartCell(cmd, group, limits, handler.Budgets{Wall: e.flags.timeout, CPU: e.flags.cpuTime})
+	cell, err := handler.StartCell(cmd, group, request.limits, handler.Budgets{Wall: e.flags.timeout, CPU: e.flags.cpuTime})
 	if err != nil {
-		return startFailure(program, err), err
+		return startFailure(request, err), err
 	}
 	running.Store(cell)
 	stdio.start()
@@ -281,16 +297,26 @@ func (e *execution) execute(args []string, r *report) (int, error) {
 
 // startFailure is the exit status of a start that failed: 126 and 127 are about
 // the program itself, 125 is about us.
-func startFailure(program string, err error) int {
-	info, statErr := os.Stat(program)
+func startFailure(r request, err error) int {
 	var path *fs.PathError
 	var setup *launcher.SetupError
+	refused := errors.As(err, &path) && path.Op == "exec"
+	if r.spec.Root != "" { // the program is not the host's to look at
+		switch {
+		case refused && errors.Is(err, fs.ErrNotExist):
+			return exitNotFound
+		case refused, errors.As(err, &setup) && strings.HasPrefix(setup.Call, "execve("):
+			return exitNotExecutable
+		}
+		return exitFailed
+	}
+	info, statErr := os.Stat(r.program.Path)
 	switch {
 	case errors.Is(statErr, fs.ErrNotExist):
 		return exitNotFound
 	case statErr != nil, !info.Mode().IsRegular(), info.Mode()&0o111 == 0, errors.Is(err, unix.ENOEXEC):
 		return exitNotExecutable
-	case errors.As(err, &path) && path.Op == "exec", errors.As(err, &setup) && strings.HasPrefix(setup.Call, "execve("):
+	case refused, errors.As(err, &setup) && strings.HasPrefix(setup.Call, "execve("):
 		return exitNotExecutable
 	}
 	return exitFailed

@@ -99,7 +99,7 @@ var schemes = []scheme{
 	},
 }
 
-const wasi = "wasi_snapshot_preview1"
+const wasip1 = "wasi_snapshot_preview1"
 
 // checkModule compares every import and export with the interfaces, before
 // anything is instantiated, and finds out which scheme the module uses. All
@@ -112,7 +112,7 @@ func checkModule(m wazero.CompiledModule) (scheme, error) {
 	spawns := false
 	for _, f := range m.ImportedFunctions() {
 		module, name, _ := f.Import()
-		if module == wasi {
+		if module == wasip1 {
 			continue // its instantiation checks it
 		}
 		iface := strings.TrimPrefix(module, schemes[1].importPrefix)

@@ -3,9 +3,11 @@
 // An actor is a core module that imports theater:simple/process and
 // theater:simple/runtime and exports theater:simple/actor and
 // theater:simple/process-handlers, with the canonical ABI's lowered signatures,
-// in either of the two naming schemes that tools emit (abi.go). Plain Go guests
+// in either of the two naming schemes that tools emit (abi.go), or a component of
+// the same interfaces (component.go, package wit/component). Plain Go guests
 // bring wasi_snapshot_preview1, of which they get clocks, random numbers and
-// stderr, and nothing that reaches the host.
+// stderr, and nothing that reaches the host; components get as much of WASI 0.2
+// (package wit/wasi).
 //
 // One actor is one instance, called by one goroutine at a time. Its state lives
 // here, as bytes: it goes into each call and comes out of it, and is kept only
@@ -34,8 +36,11 @@ import (
 	"github.com/proscenium-dev/proscenium/handler"
 	"github.com/proscenium-dev/proscenium/launcher"
 	"github.com/proscenium-dev/proscenium/wit/canon"
+	"github.com/proscenium-dev/proscenium/wit/component"
+	"github.com/proscenium-dev/proscenium/wit/wasm"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 )
 
 // Config is what an actor needs.
@@ -45,6 +50,16 @@ type Config struct {
 	Group    *cgroup.Group    // nil needs limits = "none"
 	Recorder handler.Recorder // nil: nothing is recorded
 	Logger   *slog.Logger     // nil: silent
+
+	// Cache is the directory in which compiled modules are kept, by their
+	// content: JavaScript takes ten seconds to compile and a third of one to load
+	// from there. Default: proscenium/wazero in the user's cache
+	// directory (os.UserCacheDir: $XDG_CACHE_HOME or $HOME/.cache). It is created
+	// with mode 0700; since it holds code that is run, one that belongs to
+	// somebody else or is writable for others is an error. The default directory
+	// is left out, with a warning, where it is not usable. NoCache: nothing is
+	// kept. Nothing is ever removed from it.
+	Cache string
 }
 
 // Bounds of what a guest may make the host hold.
@@ -63,11 +78,12 @@ type Actor struct {
 	recorder handler.Recorder
 	handler  *handler.Handler // nil: the manifest has no process handler
 	runtime  wazero.Runtime
+	cache    wazero.CompilationCache // nil: none
 	chain    chain
 
 	mu       sync.Mutex // one call at a time
-	module   api.Module
-	exports  exports
+	guest    guest
+	alive    bool // the guest is loaded and not closed
 	state    []byte
 	hasState bool
 	failed   error
@@ -101,15 +117,25 @@ func Start(ctx context.Context, c Config) (_ *Actor, err error) {
 			return nil, err
 		}
 	}
-	if err := a.load(ctx, code); err != nil {
-		a.record(handler.Event{Kind: handler.ActorFailed, Error: err.Error()})
+	if err := a.openCache(c.Cache); err != nil {
 		return nil, err
 	}
-	a.record(handler.Event{Kind: handler.ActorStarted, Program: m.ComponentPath})
-	if err := a.init(ctx); err != nil {
+	if err := a.begin(ctx, code); err != nil {
 		return nil, err
 	}
 	return a, nil
+}
+
+// begin loads the actor and calls its init, before any event can reach it.
+func (a *Actor) begin(ctx context.Context, code []byte) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.load(ctx, code); err != nil {
+		a.record(handler.Event{Kind: handler.ActorFailed, Error: err.Error()})
+		return err
+	}
+	a.record(handler.Event{Kind: handler.ActorStarted, Program: a.manifest.ComponentPath})
+	return a.init(ctx)
 }
 
 func (a *Actor) recorders() []handler.Recorder {
@@ -138,50 +164,35 @@ func readModule(path string) ([]byte, error) {
 	if len(code) > maxModule {
 		return nil, fmt.Errorf("%s: more than %d bytes", path, maxModule)
 	}
-	switch {
-	case bytes.HasPrefix(code, []byte("\x00asm\x0d\x00\x01\x00")):
-		return nil, fmt.Errorf("%s is a component; this host runs core modules: build the actor without the component step (wit-component, jco)", path)
-	case !bytes.HasPrefix(code, []byte("\x00asm\x01\x00\x00\x00")):
-		return nil, fmt.Errorf("%s is not a WebAssembly module", path)
+	if !wasm.IsModule(code) && !component.Is(code) {
+		return nil, fmt.Errorf("%s is not a WebAssembly module or component", path)
 	}
 	return code, nil
 }
 
-// load compiles, checks and instantiates the module.
-func (a *Actor) load(ctx context.Context, code []byte) error {
-	code, err := boundModule(code)
-	if err != nil {
-		return err
-	}
+// features are those of WebAssembly 2.0 and what guests that tools make need
+// beyond: QuickJS has tail calls and, linked by wit-component, extended
+// constants.
+const features = api.CoreFeaturesV2 | experimental.CoreFeaturesExtendedConst | experimental.CoreFeaturesTailCall
+
+// load makes the runtime and, in it, the guest.
+func (a *Actor) load(ctx context.Context, code []byte) (err error) {
 	config := wazero.NewRuntimeConfig().
 		WithMemoryLimitPages(uint32(a.manifest.Memory / wasmPage)).
-		WithCloseOnContextDone(a.manifest.Deadline > 0)
+		WithCloseOnContextDone(a.manifest.Deadline > 0).
+		WithCoreFeatures(features)
+	if a.cache != nil {
+		config = config.WithCompilationCache(a.cache)
+	}
 	a.runtime = wazero.NewRuntimeWithConfig(ctx, config)
-	compiled, err := a.runtime.CompileModule(ctx, code)
-	if err != nil {
-		return err
-	}
-	names, err := checkModule(compiled)
-	if err != nil {
-		return err
-	}
-	if err := a.provideImports(ctx, compiled); err != nil {
-		return err
-	}
-	ctx, cancel := a.withDeadline(ctx)
-	defer cancel()
 	a.mayLeave = true
-	a.module, err = a.runtime.InstantiateModule(ctx, compiled, a.moduleConfig(ctx))
-	if err != nil {
-		return a.explain(err)
+	if component.Is(code) {
+		a.guest, err = a.loadComponent(ctx, code)
+	} else {
+		a.guest, err = a.loadCore(ctx, code)
 	}
-	a.exports.find(a.module, names)
-	if a.exports.initialize != nil {
-		if _, err := a.exports.initialize.Call(ctx); err != nil {
-			return a.explain(err)
-		}
-	}
-	return nil
+	a.alive = err == nil
+	return err
 }
 
 // withDeadline bounds one call into the guest.
@@ -250,13 +261,17 @@ func (a *Actor) Close() error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.cache != nil {
+		defer a.cache.Close(context.Background())
+		a.cache = nil
+	}
 	if a.runtime == nil {
 		return nil
 	}
-	if a.module != nil {
+	if a.alive {
 		a.record(handler.Event{Kind: handler.ActorEnded})
 	}
 	err := a.runtime.Close(context.Background())
-	a.runtime, a.module = nil, nil
+	a.runtime, a.alive = nil, false
 	return err
 }

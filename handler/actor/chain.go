@@ -58,20 +58,19 @@ func (c *chain) snapshot() []link {
 
 // getChain is runtime.get-chain: func() -> chain. A meta-event takes 40 bytes:
 // hash@0, event-type@8, parent@16 (value@24), data@32.
-func (a *Actor) getChain(ctx context.Context, s []uint64) {
+func (a *Actor) getChain(ctx context.Context, g *canon.Lowerer, s []uint64) {
 	const size = 40
 	ret := uint32(s[0])
-	must(a.exports.memory.Area(ret, 8, 4))
+	must(g.Memory.Area(ret, 8, 4))
 	links := a.chain.snapshot()
-	lower := a.lowerer()
-	list, err := lower.Alloc(ctx, uint32(size*len(links)), 8)
+	list, err := g.Alloc(ctx, uint32(size*len(links)), 8)
 	must(err)
 	records := make(canon.Record, size*len(links))
 	for i, l := range links {
 		r := records[size*i:]
-		kind, kindLength, err := lower.Bytes(ctx, []byte(l.kind))
+		kind, kindLength, err := g.Bytes(ctx, []byte(l.kind))
 		must(err)
-		data, dataLength, err := lower.Bytes(ctx, l.data)
+		data, dataLength, err := g.Bytes(ctx, l.data)
 		must(err)
 		r.U64(0, l.hash)
 		r.U32(8, kind)
@@ -82,10 +81,10 @@ func (a *Actor) getChain(ctx context.Context, s []uint64) {
 		r.U32(36, dataLength)
 	}
 	if len(records) > 0 {
-		must(a.exports.memory.Store(list, records))
+		must(g.Memory.Store(list, records))
 	}
 	r := make(canon.Record, 8)
 	r.U32(0, list)
 	r.U32(4, uint32(len(links)))
-	must(a.exports.memory.Store(ret, r))
+	must(g.Memory.Store(ret, r))
 }

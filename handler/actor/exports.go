@@ -10,60 +10,50 @@ import (
 	"github.com/tetratelabs/wazero/api"
 )
 
-// exports are the guest's functions. An api.Function must not be nested with
-// itself: each has one place from which it is called.
-type exports struct {
-	memory     canon.Memory
-	realloc    api.Function
-	initialize api.Function
-	handlers   map[exportName]export
-}
+// A guest is an instance of the actor's code, as the loader of its format made
+// it.
+type guest struct{ handlers map[exportName]export }
 
+// An export is a function of the guest's. An api.Function must not be nested with
+// itself: each has one place from which it is called.
 type export struct {
 	name       string
 	call, post api.Function
+	memory     *canon.Lowerer // where parameters and results lie
 }
 
-func (x *exports) find(m api.Module, names scheme) {
-	x.memory = canon.Memory{Memory: m.ExportedMemory(names.memory)}
-	x.realloc = m.ExportedFunction(names.realloc)
-	x.initialize = m.ExportedFunction(names.initialize)
-	x.handlers = map[exportName]export{}
-	for _, e := range order {
-		if f := m.ExportedFunction(names.export(e)); f != nil {
-			x.handlers[e] = export{e.function, f, m.ExportedFunction(names.post(e))}
-		}
-	}
-}
-
-// lowerer lowers into the guest; imports are forbidden while its realloc runs.
-func (a *Actor) lowerer() *canon.Lowerer {
-	return &canon.Lowerer{Memory: a.exports.memory, Realloc: func(ctx context.Context, align, size uint32) (uint32, error) {
+// reallocating calls a guest's realloc; imports are forbidden while it runs.
+func (a *Actor) reallocating(f api.Function) canon.Realloc {
+	return func(ctx context.Context, align, size uint32) (uint32, error) {
 		a.mayLeave = false
 		defer func() { a.mayLeave = true }()
-		result, err := a.exports.realloc.Call(ctx, 0, 0, uint64(align), uint64(size))
+		result, err := f.Call(ctx, 0, 0, uint64(align), uint64(size))
 		if err != nil {
 			return 0, err
 		}
 		return uint32(result[0]), nil
-	}}
+	}
 }
 
 // lowerState passes the state: none, or some of the bytes.
-func (a *Actor) lowerState(ctx context.Context, stack []uint64) error {
+func (a *Actor) lowerState(ctx context.Context, g *canon.Lowerer, stack []uint64) error {
 	stack[0], stack[1], stack[2] = 0, 0, 0
 	if !a.hasState {
 		return nil
 	}
-	ptr, n, err := a.lowerer().Bytes(ctx, a.state)
+	ptr, n, err := g.Bytes(ctx, a.state)
 	stack[0], stack[1], stack[2] = 1, uint64(ptr), uint64(n)
 	return err
 }
 
-// init calls the actor's init with its name.
+// arguments puts the parameters behind the state on the stack and returns how
+// many values that makes.
+type arguments func(ctx context.Context, g *canon.Lowerer, stack []uint64) (int, error)
+
+// init calls the actor's init with its name. a.mu is held.
 func (a *Actor) init(ctx context.Context) error {
-	return a.invoke(ctx, exportInit, func(ctx context.Context, stack []uint64) (int, error) {
-		ptr, n, err := a.lowerer().Bytes(ctx, []byte(a.manifest.Name))
+	return a.invokeLocked(ctx, exportInit, func(ctx context.Context, g *canon.Lowerer, stack []uint64) (int, error) {
+		ptr, n, err := g.Bytes(ctx, []byte(a.manifest.Name))
 		stack[3], stack[4] = uint64(ptr), uint64(n)
 		return 5, err
 	})
@@ -76,8 +66,8 @@ func (a *Actor) HandleStdout(id uint64, data []byte) error { return a.output(exp
 func (a *Actor) HandleStderr(id uint64, data []byte) error { return a.output(exportStderr, id, data) }
 
 func (a *Actor) output(e exportName, id uint64, data []byte) error {
-	return a.invoke(context.Background(), e, func(ctx context.Context, stack []uint64) (int, error) {
-		ptr, n, err := a.lowerer().Bytes(ctx, data)
+	return a.invoke(context.Background(), e, func(ctx context.Context, g *canon.Lowerer, stack []uint64) (int, error) {
+		ptr, n, err := g.Bytes(ctx, data)
 		stack[3], stack[4], stack[5] = id, uint64(ptr), uint64(n)
 		return 6, err
 	})
@@ -88,7 +78,7 @@ func (a *Actor) HandleExit(id uint64, r handler.Result) error {
 	if r.Signal == syscall.SIGKILL && r.Reason == handler.OutOfMemory {
 		a.logger.Warn("out of memory", "process", id, "peak_bytes", r.MemoryPeak)
 	}
-	return a.invoke(context.Background(), exportExit, func(_ context.Context, stack []uint64) (int, error) {
+	return a.invoke(context.Background(), exportExit, func(_ context.Context, _ *canon.Lowerer, stack []uint64) (int, error) {
 		stack[3], stack[4] = id, uint64(uint32(int32(r.ExitCode)))
 		return 5, nil
 	})
@@ -96,19 +86,23 @@ func (a *Actor) HandleExit(id uint64, r handler.Result) error {
 
 // invoke calls a handler: state and arguments in, state out. The error means
 // that the actor has failed.
-func (a *Actor) invoke(ctx context.Context, e exportName, arguments func(context.Context, []uint64) (int, error)) error {
+func (a *Actor) invoke(ctx context.Context, e exportName, put arguments) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.invokeLocked(ctx, e, put)
+}
+
+func (a *Actor) invokeLocked(ctx context.Context, e exportName, put arguments) error {
 	if a.failed != nil {
 		return a.failed
 	}
-	x, ok := a.exports.handlers[e]
+	x, ok := a.guest.handlers[e]
 	if !ok {
 		return nil // an actor that cannot spawn need not listen
 	}
 	ctx, cancel := a.withDeadline(ctx)
 	defer cancel()
-	refused, err := a.exchange(ctx, x, arguments)
+	refused, err := a.exchange(ctx, x, put)
 	if err != nil {
 		return a.fail(x.name, err)
 	}
@@ -123,12 +117,12 @@ func (a *Actor) invoke(ctx context.Context, e exportName, arguments func(context
 }
 
 // exchange is one call by the canonical ABI. refused is the guest's own err.
-func (a *Actor) exchange(ctx context.Context, x export, arguments func(context.Context, []uint64) (int, error)) (refused, err error) {
+func (a *Actor) exchange(ctx context.Context, x export, put arguments) (refused, err error) {
 	var stack [6]uint64
-	if err := a.lowerState(ctx, stack[:]); err != nil {
+	if err := a.lowerState(ctx, x.memory, stack[:]); err != nil {
 		return nil, err
 	}
-	n, err := arguments(ctx, stack[:])
+	n, err := put(ctx, x.memory, stack[:])
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +130,7 @@ func (a *Actor) exchange(ctx context.Context, x export, arguments func(context.C
 		return nil, err
 	}
 	area := uint32(stack[0])
-	state, some, refused, err := a.liftResult(area)
+	state, some, refused, err := liftResult(x.memory.Memory, area)
 	if err != nil {
 		return nil, err
 	}
@@ -156,8 +150,7 @@ func (a *Actor) exchange(ctx context.Context, x export, arguments func(context.C
 }
 
 // liftResult reads a result<tuple<option<list<u8>>>, string>, 16 bytes.
-func (a *Actor) liftResult(area uint32) (state []byte, some bool, refused, err error) {
-	m := a.exports.memory
+func liftResult(m canon.Memory, area uint32) (state []byte, some bool, refused, err error) {
 	if err := m.Area(area, 16, 4); err != nil {
 		return nil, false, nil, err
 	}

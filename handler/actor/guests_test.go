@@ -315,6 +315,9 @@ func TestWASIGivesNothing(t *testing.T) {
 		{"a", "an import after the deadline", "", ErrDeadline.Error()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if asComponents && c.question == "7" { // the adapter's realloc, not the call, is what fails
+				c.err = "is outside of memory"
+			}
 			s := newStage(t, cGuest(t, "wasi.c"))
 			s.manifest.State = []byte(c.question)
 			s.manifest.Deadline = 10 * time.Second

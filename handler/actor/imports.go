@@ -3,68 +3,41 @@ package actor
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
-	"time"
 
 	"github.com/proscenium-dev/proscenium/handler"
 	"github.com/proscenium-dev/proscenium/wit/canon"
-	"github.com/tetratelabs/wazero"
-	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 )
 
-// provideImports makes the host modules that the guest imports.
-func (a *Actor) provideImports(ctx context.Context, m wazero.CompiledModule) error {
-	functions := map[string]map[string]func(context.Context, []uint64){
+// A hostFunction is what a guest imports. g is the memory of whoever calls and
+// its realloc; the parameters are on the stack, as the ABI lowers them.
+type hostFunction func(ctx context.Context, g *canon.Lowerer, stack []uint64)
+
+// functions are what actors may import, whatever their format.
+func (a *Actor) functions() map[string]map[string]hostFunction {
+	return map[string]map[string]hostFunction{
 		"theater:simple/runtime": {"log": a.log, "get-chain": a.getChain},
 		"theater:simple/process": {
 			"os-spawn": a.osSpawn, "os-write-stdin": a.osWriteStdin, "os-status": a.osStatus, "os-signal": a.osSignal, "os-kill": a.osKill,
 		},
 		"theater:simple/process-control": {"os-close-stdin": a.osCloseStdin},
 	}
-	wanted := map[string]bool{}
-	for _, f := range m.ImportedFunctions() {
-		module, _, _ := f.Import()
-		wanted[module] = true
-	}
-	for module := range wanted {
-		if module == wasi {
-			if _, err := wasi_snapshot_preview1.Instantiate(ctx, a.runtime); err != nil {
-				return err
-			}
-			continue
-		}
-		iface := strings.TrimPrefix(module, schemes[1].importPrefix)
-		b := a.runtime.NewHostModuleBuilder(module)
-		for name, f := range functions[iface] {
-			s := importSignatures[iface][name]
-			b.NewFunctionBuilder().WithGoFunction(a.guarded(name, f), s.params, s.results).Export(name)
-		}
-		if _, err := b.Instantiate(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // guarded refuses calls where the ABI forbids them, and calls of a guest whose
 // time is up: wazero does not look before it enters a host function.
-func (a *Actor) guarded(name string, f func(context.Context, []uint64)) api.GoFunc {
-	return func(ctx context.Context, stack []uint64) {
+func (a *Actor) guarded(name string, f hostFunction) hostFunction {
+	return func(ctx context.Context, g *canon.Lowerer, stack []uint64) {
 		if !a.mayLeave {
 			panic(&canon.Trap{Reason: name + " was called from cabi_realloc or a post-return function"})
-		}
-		if a.exports.memory.Memory == nil {
-			panic(&canon.Trap{Reason: name + " was called before the module was instantiated"})
 		}
 		if err := ctx.Err(); err != nil {
 			panic(err)
 		}
-		f(ctx, stack)
+		f(ctx, g, stack)
 	}
 }
 
@@ -77,17 +50,17 @@ func must(err error) {
 
 // answer stores a result whose err is a string: its discriminant is at 0, the
 // string at the payload's offset.
-func (a *Actor) answer(ctx context.Context, ret uint32, r canon.Record, payload int, err error) {
+func answer(ctx context.Context, g *canon.Lowerer, ret uint32, r canon.Record, payload int, err error) {
 	if err != nil {
 		text := clip(strings.ToValidUTF8(err.Error(), "\ufffd"), maxError)
-		ptr, n, e := a.lowerer().Bytes(ctx, []byte(text))
+		ptr, n, e := g.Bytes(ctx, []byte(text))
 		must(e)
 		clear(r)
 		r.U8(0, 1)
 		r.U32(payload, ptr)
 		r.U32(payload+4, n)
 	}
-	must(a.exports.memory.Store(ret, r))
+	must(g.Memory.Store(ret, r))
 }
 
 // clip cuts a text to at most n bytes and says so.
@@ -109,11 +82,11 @@ func (a *Actor) processes() (*handler.Handler, error) {
 }
 
 // osSpawn is os-spawn: func(config: process-config) -> result<u64, string>.
-func (a *Actor) osSpawn(ctx context.Context, s []uint64) {
+func (a *Actor) osSpawn(ctx context.Context, g *canon.Lowerer, s []uint64) {
 	ret := uint32(s[14])
-	must(a.exports.memory.Area(ret, 16, 8))
+	must(g.Memory.Area(ret, 16, 8))
 	r := make(canon.Record, 16)
-	request, err := a.liftProcessConfig(s)
+	request, err := liftProcessConfig(g, s)
 	if errors.Is(err, canon.ErrBudget) {
 		err = fmt.Errorf("%w (%d bytes)", err, copyBudget)
 		a.record(handler.Event{Kind: handler.SpawnDenied, Rule: "parameters", Error: err.Error()})
@@ -126,11 +99,11 @@ func (a *Actor) osSpawn(ctx context.Context, s []uint64) {
 			r.U64(8, id)
 		}
 	}
-	a.answer(ctx, ret, r, 8, err)
+	answer(ctx, g, ret, r, 8, err)
 }
 
-func (a *Actor) liftProcessConfig(s []uint64) (c handler.ProcessConfig, err error) {
-	l := canon.Lifter{Memory: a.exports.memory, Budget: copyBudget}
+func liftProcessConfig(g *canon.Lowerer, s []uint64) (c handler.ProcessConfig, err error) {
+	l := canon.Lifter{Memory: g.Memory, Budget: copyBudget}
 	p := func(i int) uint32 { return uint32(s[i]) }
 	if c.Program, err = l.String(p(0), p(1)); err != nil {
 		return c, err
@@ -177,10 +150,10 @@ func (a *Actor) liftProcessConfig(s []uint64) (c handler.ProcessConfig, err erro
 }
 
 // osWriteStdin is os-write-stdin: func(pid: u64, data: list<u8>) -> result<u32, string>.
-func (a *Actor) osWriteStdin(ctx context.Context, s []uint64) {
+func (a *Actor) osWriteStdin(ctx context.Context, g *canon.Lowerer, s []uint64) {
 	ret := uint32(s[3])
-	must(a.exports.memory.Area(ret, 12, 4))
-	data, err := a.exports.memory.View(uint32(s[1]), uint32(s[2])) // the queue copies what fits
+	must(g.Memory.Area(ret, 12, 4))
+	data, err := g.Memory.View(uint32(s[1]), uint32(s[2])) // the queue copies what fits
 	must(err)
 	r := make(canon.Record, 12)
 	h, err := a.processes()
@@ -189,13 +162,13 @@ func (a *Actor) osWriteStdin(ctx context.Context, s []uint64) {
 		n, err = h.WriteStdin(s[0], data)
 		r.U32(4, uint32(n))
 	}
-	a.answer(ctx, ret, r, 4, err)
+	answer(ctx, g, ret, r, 4, err)
 }
 
 // osStatus is os-status: func(pid: u64) -> result<process-status, string>.
-func (a *Actor) osStatus(ctx context.Context, s []uint64) {
+func (a *Actor) osStatus(ctx context.Context, g *canon.Lowerer, s []uint64) {
 	ret := uint32(s[1])
-	must(a.exports.memory.Area(ret, 56, 8))
+	must(g.Memory.Area(ret, 56, 8))
 	r := make(canon.Record, 56)
 	h, err := a.processes()
 	if err == nil {
@@ -212,40 +185,40 @@ func (a *Actor) osStatus(ctx context.Context, s []uint64) {
 			r.U64(48, status.Memory)
 		}
 	}
-	a.answer(ctx, ret, r, 8, err)
+	answer(ctx, g, ret, r, 8, err)
 }
 
 // osSignal is os-signal: func(pid: u64, signal: u32) -> result<_, string>.
-func (a *Actor) osSignal(ctx context.Context, s []uint64) {
-	a.act(ctx, uint32(s[2]), func(h *handler.Handler) error { return h.Signal(s[0], uint32(s[1])) })
+func (a *Actor) osSignal(ctx context.Context, g *canon.Lowerer, s []uint64) {
+	a.act(ctx, g, uint32(s[2]), func(h *handler.Handler) error { return h.Signal(s[0], uint32(s[1])) })
 }
 
 // osKill is os-kill: func(pid: u64) -> result<_, string>.
-func (a *Actor) osKill(ctx context.Context, s []uint64) {
-	a.act(ctx, uint32(s[1]), func(h *handler.Handler) error { return h.Kill(s[0]) })
+func (a *Actor) osKill(ctx context.Context, g *canon.Lowerer, s []uint64) {
+	a.act(ctx, g, uint32(s[1]), func(h *handler.Handler) error { return h.Kill(s[0]) })
 }
 
 // osCloseStdin is os-close-stdin: func(pid: u64) -> result<_, string>.
-func (a *Actor) osCloseStdin(ctx context.Context, s []uint64) {
-	a.act(ctx, uint32(s[1]), func(h *handler.Handler) error { return h.CloseStdin(s[0]) })
+func (a *Actor) osCloseStdin(ctx context.Context, g *canon.Lowerer, s []uint64) {
+	a.act(ctx, g, uint32(s[1]), func(h *handler.Handler) error { return h.CloseStdin(s[0]) })
 }
 
 // act answers a result<_, string>.
-func (a *Actor) act(ctx context.Context, ret uint32, f func(*handler.Handler) error) {
-	must(a.exports.memory.Area(ret, 12, 4))
+func (a *Actor) act(ctx context.Context, g *canon.Lowerer, ret uint32, f func(*handler.Handler) error) {
+	must(g.Memory.Area(ret, 12, 4))
 	h, err := a.processes()
 	if err == nil {
 		err = f(h)
 	}
-	a.answer(ctx, ret, make(canon.Record, 12), 4, err)
+	answer(ctx, g, ret, make(canon.Record, 12), 4, err)
 }
 
 // maxLog is the longest message that is logged whole, in bytes.
 const maxLog = 16 << 10
 
 // log is runtime.log: func(msg: string).
-func (a *Actor) log(_ context.Context, s []uint64) {
-	l := canon.Lifter{Memory: a.exports.memory, Budget: copyBudget}
+func (a *Actor) log(_ context.Context, g *canon.Lowerer, s []uint64) {
+	l := canon.Lifter{Memory: g.Memory, Budget: copyBudget}
 	text, err := l.String(uint32(s[0]), uint32(s[1]))
 	if errors.Is(err, canon.ErrBudget) {
 		text, err = fmt.Sprintf("a message of %d bytes is too long", uint32(s[1])), nil
@@ -257,24 +230,6 @@ func (a *Actor) log(_ context.Context, s []uint64) {
 func (a *Actor) say(level slog.Level, text string) {
 	a.logger.Log(context.Background(), level, clip(text, maxLog))
 }
-
-// moduleConfig is what WASI offers: clocks, random numbers, and stdout and stderr
-// into the log. No files, no environment, no arguments.
-func (a *Actor) moduleConfig(context.Context) wazero.ModuleConfig {
-	return wazero.NewModuleConfig().
-		WithName("").
-		WithStartFunctions().
-		WithSysWalltime().
-		WithSysNanotime().
-		WithNanosleep(func(ns int64) { time.Sleep(min(time.Duration(ns), maxSleep)) }).
-		WithRandSource(rand.Reader).
-		WithStdout(&lineLogger{say: func(s string) { a.say(slog.LevelInfo, s) }}).
-		WithStderr(&lineLogger{say: func(s string) { a.say(slog.LevelWarn, s) }})
-}
-
-// maxSleep bounds one sleep of a guest, which holds up its events; its deadline
-// is looked at in between.
-const maxSleep = 10 * time.Millisecond
 
 // lineLogger makes log messages of what a guest writes.
 type lineLogger struct {

@@ -188,7 +188,7 @@ func TestWrongModules(t *testing.T) {
 		"text":                {[]byte("#!/bin/sh\n"), "is not a WebAssembly module"},
 		"magic only":          {[]byte("\x00asm"), "is not a WebAssembly module"},
 		"another version":     {[]byte("\x00asm\x02\x00\x00\x00"), "is not a WebAssembly module"},
-		"a component":         {[]byte("\x00asm\x0d\x00\x01\x00"), "is a component; this host runs core modules: build the actor without the component step"},
+		"an empty component":  {[]byte("\x00asm\x0d\x00\x01\x00"), "it does not export theater:simple/actor init"},
 		"an empty module":     {valid[:8], "it does not export " + initName},
 		"cut short":           {valid[:len(valid)-1], ""}, // in the words of whoever notices
 		"garbage behind":      {append(slices.Clone(valid), 0xff), ""},
@@ -197,7 +197,7 @@ func TestWrongModules(t *testing.T) {
 		"several unknown":     {importing(field{module: "a", name: "b"}, field{module: "c", name: "d"}), "it imports what this host does not have: a b, c d"},
 		"another interface":   {importing(field{module: "theater:simple/runtime", name: "os-kill", params: "Ii"}), "it imports what this host does not have: theater:simple/runtime os-kill"},
 		"WASI preview 2":      {importing(field{module: "wasi:cli/environment@0.2.0", name: "get-environment", params: "i"}), "it imports what this host does not have: wasi:cli/environment"},
-		"unknown WASI":        {importing(field{module: wasi, name: "format_disk"}), `"format_disk" is not exported`},
+		"unknown WASI":        {importing(field{module: wasip1, name: "format_disk"}), `"format_disk" is not exported`},
 		"an imported global":  {importing(field{module: "env", name: "g", undefined: true}), "module[env] not instantiated"},
 		"an imported memory":  {importing(field{module: "env", name: "memory", memory: true}), "at most one"}, // it has two memories
 		"only imported memory": {change(func(m *module) {

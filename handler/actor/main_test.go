@@ -41,9 +41,16 @@ func build(t testing.TB, env []string, command ...string) []byte {
 	return module
 }
 
+// asComponents makes cGuest return the component that hack/guests made of the
+// actor.
+var asComponents bool
+
 // cGuest is an actor of testdata, compiled.
 func cGuest(t testing.TB, source string, flags ...string) []byte {
 	t.Helper()
+	if asComponents && len(flags) == 0 {
+		return componentGuest(t, "c-"+strings.TrimSuffix(source, ".c"))
+	}
 	needClang(t)
 	command := []string{"clang", "--target=wasm32", "-O2", "-mbulk-memory", "-ffreestanding", "-nostdlib", "-Wall", "-Wextra", "-Werror",
 		"-Wno-unused-parameter", "-Wl,--no-entry", "-I../../wit/guest", "testdata/" + source}
@@ -53,6 +60,19 @@ func cGuest(t testing.TB, source string, flags ...string) []byte {
 		return renameMemory(t, build(t, nil, command...), "cm32p2_memory")
 	}
 	return build(t, nil, command...)
+}
+
+// componentGuest is one that hack/guests made, in the directory that PROSCENIUM_GUESTS
+// names.
+func componentGuest(t testing.TB, name string) []byte {
+	t.Helper()
+	dir := os.Getenv("PROSCENIUM_GUESTS")
+	testenv.Need(t, "components", dir != "", "components are made by hack/guests: PROSCENIUM_GUESTS=$(hack/guests) go test …")
+	code, err := os.ReadFile(filepath.Join(dir, name+".wasm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return code
 }
 
 func needClang(t testing.TB) {
@@ -93,6 +113,7 @@ func (r *recording) all(k handler.Kind) (events []handler.Event) {
 // A stage is what an actor runs on: change it before start.
 type stage struct {
 	manifest *handler.Manifest
+	cache    string // Config.Cache
 	recorder recording
 	log      bytes.Buffer
 	logMu    sync.Mutex
@@ -133,14 +154,14 @@ func newStage(t testing.TB, module []byte, programs ...string) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &stage{manifest: m}
+	return &stage{manifest: m, cache: NoCache}
 }
 
 func (s *stage) start(t testing.TB) (*Actor, error) {
 	t.Helper()
 	a, err := Start(testenv.Context(t), Config{
 		Manifest: s.manifest, Launcher: testenv.Launcher(t), Group: testenv.Group(t),
-		Recorder: &s.recorder, Logger: slog.New(slog.NewTextHandler(s, nil)),
+		Recorder: &s.recorder, Cache: s.cache, Logger: slog.New(slog.NewTextHandler(s, nil)),
 	})
 	if err == nil {
 		t.Cleanup(func() { a.Close() })

@@ -93,10 +93,17 @@ func Need(t testing.TB, ability string, ok bool, sentence string) {
 	if ok {
 		return
 	}
-	if slices.Contains(strings.Fields(os.Getenv("PROSCENIUM_ABILITIES")), ability) {
+	if Promised(ability) {
 		t.Fatalf("this machine promises the ability %q: %s", ability, sentence)
 	}
 	t.Skipf("needs the ability %q: %s", ability, sentence)
+}
+
+// Promised says whether PROSCENIUM_ABILITIES names the ability. "scratch" is one
+// that only it can tell: the machine is there for the tests alone, which may
+// change its settings.
+func Promised(ability string) bool {
+	return slices.Contains(strings.Fields(os.Getenv("PROSCENIUM_ABILITIES")), ability)
 }
 
 // NoLeaks compares, at the end of the test, what the process holds with what it

@@ -1,0 +1,233 @@
+// Package wasm looks through core modules before an engine does, which trusts
+// what they claim: it bounds them, and says what they import and export.
+package wasm
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// Bounds of a module, of the order of browsers'.
+const (
+	maxImports   = 100000  // likewise exports and types
+	maxFunctions = 1000000 // functions
+	maxFunction  = 1 << 19 // bytes of a function; the largest of JavaScript engines has 171 628
+	maxLocals    = 50000   // of a function
+)
+
+// MaxTable is how many elements the tables of an actor should have at most: the
+// host holds 8 bytes for each.
+const MaxTable = 1 << 20
+
+// Bound looks through a module before wazero does, which trusts lengths:
+// it allocates for as many elements as a vector claims to have, and what Go
+// cannot allocate is the end of the process. It also lets tables, which are not
+// in the guest's memory, grow without end unless they have a maximum: in the
+// module that is returned each has one, and all together have at most so many
+// elements. And wazero looks whether a guest's time is up in loops only: calls
+// without any loop can go on for ever, and nothing of the host runs that waits
+// for the garbage collector. In the module that is returned functions begin with
+// a loop (code.go).
+//
+// Whether the module is valid is wazero's to say: this follows lengths only.
+func Bound(code []byte, tables int) ([]byte, error) {
+	if !IsModule(code) {
+		return nil, errors.New("it is not a WebAssembly module")
+	}
+	r := NewReader(code[len(header):])
+	out := []byte(header)
+	for len(r.b) > 0 {
+		id := r.Byte()
+		body := r.Take(r.Count())
+		s := NewReader(body)
+		switch id {
+		case sectionTable:
+			body = s.tables(tables)
+		case sectionCode:
+			body = s.code()
+		default:
+			s.section(id)
+		}
+		if r.Err != nil {
+			return nil, fmt.Errorf("the module is cut short: %w", r.Err)
+		}
+		if s.Err != nil {
+			return nil, fmt.Errorf("section %d of the module: %w", id, s.Err)
+		}
+		out = append(out, id)
+		out = binary.AppendUvarint(out, uint64(len(body)))
+		out = append(out, body...)
+	}
+	return out, nil
+}
+
+// header begins every core module.
+const header = "\x00asm\x01\x00\x00\x00"
+
+// IsModule says whether code begins as a core module does.
+func IsModule(code []byte) bool { return bytes.HasPrefix(code, []byte(header)) }
+
+const (
+	sectionCustom = iota
+	sectionType
+	sectionImport
+	sectionFunction
+	sectionTable
+	sectionMemory
+	sectionGlobal
+	sectionExport
+	sectionStart
+	sectionElement
+	sectionCode
+	sectionData
+	sectionDataCount
+)
+
+func (r *Reader) section(id byte) {
+	switch id {
+	case sectionCustom:
+		r.custom()
+	case sectionType:
+		r.atMost(maxImports, r.functionType)
+	case sectionImport:
+		r.atMost(maxImports, r.imported)
+	case sectionFunction:
+		r.atMost(maxFunctions, r.Skip)
+	case sectionGlobal:
+		r.Vector(func() { r.valueType(); r.Byte(); r.expression() })
+	case sectionExport:
+		r.atMost(maxImports, func() { r.Bytes(); r.Byte(); r.Skip() })
+	case sectionElement:
+		r.Vector(r.element)
+	case sectionData:
+		r.Vector(r.data)
+	case sectionMemory, sectionStart, sectionDataCount: // wazero allocates nothing for them
+	default:
+		r.Fail("unknown")
+	}
+}
+
+// atMost is Vector for so many elements.
+func (r *Reader) atMost(n int, element func()) {
+	left := n
+	r.Vector(func() {
+		if left--; left < 0 {
+			r.Fail("it has more than %d elements", n)
+			return
+		}
+		element()
+	})
+}
+
+func (r *Reader) functionType() {
+	if form := r.Byte(); form != 0x60 {
+		r.Fail("type of form %#x", form)
+	}
+	r.Vector(r.valueType)
+	r.Vector(r.valueType)
+}
+
+func (r *Reader) imported() {
+	r.Bytes()
+	r.Bytes()
+	switch kind := r.Byte(); kind {
+	case 0: // function
+		r.Skip()
+	case 1: // table
+		r.valueType()
+		r.limits()
+	case 2: // memory
+		r.limits()
+	case 3: // global
+		r.valueType()
+		r.Byte()
+	default:
+		r.Fail("import of kind %d", kind)
+	}
+}
+
+// element: bit 0 of the kind is passive or declarative, bit 1 an explicit table
+// or declarative, bit 2 expressions instead of indices.
+func (r *Reader) element() {
+	kind := r.U32()
+	if kind > 7 {
+		r.Fail("element segment of kind %d", kind)
+	}
+	if kind&1 == 0 {
+		if kind&2 != 0 {
+			r.Skip()
+		}
+		r.expression()
+	}
+	if kind&3 != 0 {
+		r.valueType() // or the kind of element, a byte as well
+	}
+	if kind&4 != 0 {
+		r.Vector(r.expression)
+	} else {
+		r.Vector(r.Skip)
+	}
+}
+
+func (r *Reader) data() {
+	switch kind := r.U32(); kind {
+	case 2:
+		r.Skip()
+		r.expression()
+	case 0:
+		r.expression()
+	case 1:
+	default:
+		r.Fail("data segment of kind %d", kind)
+	}
+	r.Bytes()
+}
+
+// custom follows the one custom section that wazero reads.
+func (r *Reader) custom() {
+	if string(r.Take(r.Count())) != "name" {
+		return
+	}
+	for len(r.b) > 0 {
+		id := r.Byte()
+		s := NewReader(r.Take(r.Count()))
+		named := func() { s.Skip(); s.Bytes() }
+		switch id {
+		case 0: // the module
+			s.Bytes()
+		case 1: // functions
+			s.Vector(named)
+		case 2: // their locals
+			s.Vector(func() { s.Skip(); s.Vector(named) })
+		}
+		if s.Err != nil {
+			r.Fail("%w", s.Err)
+		}
+	}
+}
+
+// tables returns the section with a maximum for each table.
+func (r *Reader) tables(limit int) []byte {
+	n := r.Count()
+	out := binary.AppendUvarint(nil, uint64(n))
+	total := uint64(0)
+	for range n {
+		kind := r.Byte()
+		least, most, bounded := r.limits()
+		if kind != 0x70 && kind != 0x6f {
+			r.Fail("table of type %#x", kind)
+		}
+		if total += uint64(least); total > uint64(limit) {
+			r.Fail("tables of %d elements are more than %d", total, limit)
+		}
+		if share := uint32(limit / n); !bounded || most > share {
+			most = max(least, share)
+		}
+		out = append(out, kind, 1)
+		out = binary.AppendUvarint(out, uint64(least))
+		out = binary.AppendUvarint(out, uint64(most))
+	}
+	return out
+}
