@@ -74,6 +74,11 @@ func TestAnOwnersProgramIsNotWritten(t *testing.T) {
 	files["usr/bin/own"] = &fstest.MapFile{Data: staticELF(), Mode: 0o755, Sys: &syscall.Stat_t{Uid: 1001, Nlink: 2}}
 	program := Program{Path: "/usr/bin/own", Args: []string{"own"}}
 	host := Host{Privileged: true, Files: files}
+	roots := &fstest.MapFile{Data: staticELF(), Mode: 0o755, Sys: &syscall.Stat_t{Nlink: 2}} // perl is one; nobody acts as root
+	files["usr/bin/id"], files["srv/roots"] = roots, &fstest.MapFile{Mode: fs.ModeDir | 0o777, Sys: &syscall.Stat_t{}}
+	if _, err := Compile(Spec{Mounts: []Mount{RW("/srv/roots")}}, Program{Path: "/usr/bin/id", Args: []string{"id"}}, host); err != nil {
+		t.Error(err)
+	}
 	for owner, refused := range map[uint32]bool{1001: true, 1003: false} {
 		files["srv/data"] = &fstest.MapFile{Mode: fs.ModeDir | 0o755, Sys: &syscall.Stat_t{Uid: owner}}
 		_, err := Compile(Spec{Mounts: []Mount{RW("/srv/data")}}, program, host)

@@ -52,7 +52,7 @@ func Prepare(spec Spec, host Host) (*Profile, error) {
 	if err := p.fillView(); err != nil {
 		return nil, err
 	}
-	if err := p.view.writeXorExecute(p.uid); err != nil {
+	if err := p.view.writeXorExecute(p.uid, p.host.Privileged); err != nil {
 		return nil, err
 	}
 	return p, nil

@@ -235,8 +235,9 @@ func (v *view) library(name string) error {
 
 // writeXorExecute refuses an executable file that the program could write, or
 // replace, by way of a writable mount: below one, or under another name of the
-// same file there. outside is the program's id on the host.
-func (v *view) writeXorExecute(outside int) error {
+// same file there. outside is the program's id on the host; maps is a host that lets
+// it act as a mount's owner.
+func (v *view) writeXorExecute(outside int, maps bool) error {
 	for _, link := range v.deciding {
 		if in, inside := v.below(link); inside && in.writable {
 			return fmt.Errorf("the link %s decides what is executed and lies in %s, which is writable: what can be written must not be executed", link, in.path)
@@ -258,7 +259,7 @@ func (v *view) writeXorExecute(outside int) error {
 				continue
 			}
 			ws, ok := w.info.Sys().(*syscall.Stat_t)
-			writes := int(s.Uid) == outside || s.Uid == ws.Uid || b.info.Mode()&0o022 != 0 // in w a program acts as its owner
+			writes := int(s.Uid) == outside || maps && s.Uid == ws.Uid && s.Uid != 0 || b.info.Mode()&0o022 != 0 // in w a program acts as its owner
 			if ok && writes && ws.Dev == s.Dev {
 				return fmt.Errorf("%s can be executed, has %d names and could be written by another one in %s: what can be written must not be executed", b.path, s.Nlink, w.path)
 			}
