@@ -27,10 +27,13 @@ type stream struct {
 	file    *os.File
 	framer  framer
 	handle  func(id uint64, data []byte) error
-	bytes   *atomic.Uint64 // of the handler's statistics
-	emit    emit
-	events  uint64      // of this turn: counted once a turn, not once a line
-	foreign atomic.Bool // the program is gone: an empty pipe is the end
+	// handleBatch instead, where the sink takes batches.
+	handleBatch func(id uint64, b Batch) error
+	bytes       *atomic.Uint64 // of the handler's statistics
+	emit        emit
+	total       atomic.Uint64 // bytes delivered of this stream
+	events      uint64        // of this turn: counted once a turn, not once a line
+	foreign     atomic.Bool   // the program is gone: an empty pipe is the end
 
 	chunks []chunk // guarded by the handler's mu
 	queued bool    // likewise: it stands in the ready list
@@ -63,8 +66,12 @@ func newStream(p *process, name string, f *os.File, mode Mode, size int) *stream
 	s.framer = newFramer(mode, size, func(n int) {
 		p.h.record(Event{Kind: NotJSON, Process: p.id, Program: p.request.Program, Stream: name, Bytes: int64(n)})
 	})
+	s.handleBatch = batches(p.sink, name)
 	s.emit = func(event []byte) error {
 		s.events++
+		if s.handleBatch != nil {
+			return s.add(event)
+		}
 		return s.handle(p.id, event)
 	}
 	return s
@@ -221,7 +228,11 @@ func (h *Handler) turn(s *stream) error {
 	if err == nil && whole.end {
 		err = s.framer.close(s.emit)
 	}
+	if err == nil {
+		err = s.flush()
+	}
 	s.bytes.Add(uint64(len(data)))
+	s.total.Add(uint64(len(data)))
 	p.h.stats.events.Add(s.events)
 	s.events = 0
 	if last {

@@ -52,6 +52,7 @@ type Handler struct {
 	recorder Recorder
 	stats    counters
 	pool     pool
+	batch    Batch // of deliver
 
 	mu        sync.Mutex
 	wake      sync.Cond // for deliver: ready or closed has changed
@@ -94,7 +95,10 @@ var (
 	ErrClosed    = errors.New("the handler is closed")
 	ErrNoProcess = errors.New("no such process")
 	ErrExited    = errors.New("the process has exited")
+	ErrRunning   = errors.New("the process has not ended yet")
 )
+
+func errRunning(id uint64) error { return fmt.Errorf("process %d: %w", id, ErrRunning) }
 
 // New makes a Handler. A nil group needs Config.Unlimited: limits are left out
 // by explicit word only. A nil recorder records nothing; a nil logger is silent.
@@ -172,7 +176,7 @@ func (h *Handler) spawn(ctx context.Context, r ProcessConfig, sink Sink, e *Even
 		h.unreserve()
 		return 0, nil, err
 	}
-	s, err := h.take(m.path)
+	s, err := h.take(m)
 	if err != nil {
 		h.unreserve()
 		return 0, nil, err
@@ -186,7 +190,7 @@ func (h *Handler) spawn(ctx context.Context, r ProcessConfig, sink Sink, e *Even
 	p.attach(s, m)
 	p.start = time.Now()
 	p.lastLook = p.start
-	if p.cell, err = s.start(h); err != nil {
+	if p.cell, err = s.start(h, m); err != nil {
 		s.cancel()
 		hostIDs.release(s.hostID)
 		h.unreserve()
@@ -199,7 +203,7 @@ func (h *Handler) spawn(ctx context.Context, r ProcessConfig, sink Sink, e *Even
 		}
 		return 0, nil, err
 	}
-	if most := h.policy.config.Budgets.Output; most > 0 {
+	if most := m.budgets.Output; most > 0 {
 		p.cell.Enforced = append(p.cell.Enforced, fmt.Sprintf("output: %d bytes", most))
 	}
 	h.mu.Lock()

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/proscenium-dev/proscenium/cgroup"
 	"github.com/proscenium-dev/proscenium/isolate"
 )
 
@@ -37,6 +38,7 @@ type ProcessConfig struct {
 	StdoutMode Mode
 	StderrMode Mode
 	ChunkSize  *uint32 // bytes, for chunked; nil: BufferSize
+	Limits     Tighter // than the manifest's
 }
 
 // An EnvVar is one variable of the program's environment.
@@ -144,6 +146,10 @@ type permit struct {
 	env        []string // NAME=value
 	stdoutSize int      // of events
 	stderrSize int
+
+	limits  cgroup.Limits
+	budgets Budgets
+	tight   bool // they are not the manifest's
 }
 
 // check decides on a request; the error is a *Denial.
@@ -155,8 +161,11 @@ func (p *policy) check(r ProcessConfig) (*permit, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &permit{path: allowed.name}
+	m := &permit{path: allowed.name, tight: r.Limits != Tighter{}}
 	if err := p.checkDir(r.Cwd); err != nil {
+		return nil, err
+	}
+	if m.limits, m.budgets, err = p.tighten(r.Limits); err != nil {
 		return nil, err
 	}
 	if m.env, err = p.environment(r.Env); err != nil {

@@ -63,12 +63,11 @@ func (s *stage) discard() {
 }
 
 // start starts the program that the command now says.
-func (s *stage) start(h *Handler) (*Cell, error) {
-	c := h.policy.config
+func (s *stage) start(h *Handler, m *permit) (*Cell, error) {
 	if s.cell != nil {
-		return s.cell, s.cell.Start(c.Budgets)
+		return s.cell, s.cell.Start(m.budgets)
 	}
-	return StartCell(s.cmd, h.group, c.Limits, c.Budgets)
+	return StartCell(s.cmd, h.group, m.limits, m.budgets)
 }
 
 // A pool keeps warm cells of a handler's one profile. They are made again off the
@@ -81,14 +80,14 @@ type pool struct {
 	filled  sync.WaitGroup
 }
 
-// take is a stage for the program, warm if there is one.
-func (h *Handler) take(path string) (*stage, error) {
+// take is a stage for the program, warm if there is one with its limits.
+func (h *Handler) take(m *permit) (*stage, error) {
 	h.pool.mu.Lock()
-	if n := len(h.pool.stages); n > 0 {
+	if len(h.pool.stages) > 0 && !m.tight {
 		s := h.pool.stages[0]
 		h.pool.stages = h.pool.stages[1:]
 		h.pool.mu.Unlock()
-		s.cmd.Path = path
+		s.cmd.Path = m.path
 		// What is allowed may lead elsewhere by now; then the cell is given up.
 		s.cmd.Isolation = h.policy.spec()
 		if s.hostID != 0 {
@@ -97,7 +96,7 @@ func (h *Handler) take(path string) (*stage, error) {
 		return s, nil
 	}
 	h.pool.mu.Unlock()
-	return h.newStage(path)
+	return h.newStage(m.path)
 }
 
 // fill brings the pool to its size, if nobody does already. A cell that cannot be

@@ -88,6 +88,13 @@ type Actor struct {
 	hasState bool
 	failed   error
 
+	// Guarded by mu as well: buffers that calls use again.
+	stack   [8]uint64
+	realloc [4]uint64
+	spare   []byte // of state
+	ends    []byte
+	logRate logRate
+
 	mayLeave bool // an import may be called: not in realloc and post-return
 }
 
@@ -95,7 +102,7 @@ type Actor struct {
 // when Start returns; their events follow.
 func Start(ctx context.Context, c Config) (_ *Actor, err error) {
 	m := c.Manifest
-	a := &Actor{manifest: m, logger: c.Logger, recorder: c.Recorder, state: m.State, hasState: m.State != nil}
+	a := &Actor{manifest: m, logger: c.Logger, recorder: c.Recorder, state: bytes.Clone(m.State), hasState: m.State != nil}
 	if a.logger == nil {
 		a.logger = slog.New(slog.DiscardHandler)
 	}

@@ -54,7 +54,7 @@ func (a *Actor) loadComponent(ctx context.Context, code []byte) (guest, error) {
 func checkComponent(p component.Program) error {
 	var faults []error
 	for _, e := range order {
-		if (e == exportInit || p.Imports("theater:simple/process", "os-spawn")) && !p.Exports(e.iface, e.function) {
+		if !e.optional() && (e == exportInit || p.Imports("theater:simple/process", "os-spawn")) && !p.Exports(e.iface, e.function) {
 			faults = append(faults, fmt.Errorf("it does not export %s %s", e.iface, e.function))
 		}
 	}

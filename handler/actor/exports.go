@@ -2,6 +2,7 @@ package actor
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"syscall"
 
@@ -27,50 +28,54 @@ func (a *Actor) reallocating(f api.Function) canon.Realloc {
 	return func(ctx context.Context, align, size uint32) (uint32, error) {
 		a.mayLeave = false
 		defer func() { a.mayLeave = true }()
-		result, err := f.Call(ctx, 0, 0, uint64(align), uint64(size))
-		if err != nil {
+		a.realloc = [4]uint64{0, 0, uint64(align), uint64(size)}
+		if err := f.CallWithStack(ctx, a.realloc[:]); err != nil {
 			return 0, err
 		}
-		return uint32(result[0]), nil
+		return uint32(a.realloc[0]), nil
 	}
 }
 
-// lowerState passes the state: none, or some of the bytes.
-func (a *Actor) lowerState(ctx context.Context, g *canon.Lowerer, stack []uint64) error {
-	stack[0], stack[1], stack[2] = 0, 0, 0
-	if !a.hasState {
-		return nil
-	}
-	ptr, n, err := g.Bytes(ctx, a.state)
-	stack[0], stack[1], stack[2] = 1, uint64(ptr), uint64(n)
-	return err
+// An event is what one call of a handler is about, besides the state.
+type event struct {
+	export exportName
+	id     uint64
+	data   []byte   // of init: the name
+	ends   []uint32 // of a batch
+	code   int32    // of an exit
 }
-
-// arguments puts the parameters behind the state on the stack and returns how
-// many values that makes.
-type arguments func(ctx context.Context, g *canon.Lowerer, stack []uint64) (int, error)
 
 // init calls the actor's init with its name. a.mu is held.
 func (a *Actor) init(ctx context.Context) error {
-	return a.invokeLocked(ctx, exportInit, func(ctx context.Context, g *canon.Lowerer, stack []uint64) (int, error) {
-		ptr, n, err := g.Bytes(ctx, []byte(a.manifest.Name))
-		stack[3], stack[4] = uint64(ptr), uint64(n)
-		return 5, err
-	})
+	return a.invokeLocked(ctx, event{export: exportInit, data: []byte(a.manifest.Name)})
 }
 
 // HandleStdout implements handler.Sink.
-func (a *Actor) HandleStdout(id uint64, data []byte) error { return a.output(exportStdout, id, data) }
+func (a *Actor) HandleStdout(id uint64, data []byte) error {
+	return a.invoke(event{export: exportStdout, id: id, data: data})
+}
 
 // HandleStderr implements handler.Sink.
-func (a *Actor) HandleStderr(id uint64, data []byte) error { return a.output(exportStderr, id, data) }
+func (a *Actor) HandleStderr(id uint64, data []byte) error {
+	return a.invoke(event{export: exportStderr, id: id, data: data})
+}
 
-func (a *Actor) output(e exportName, id uint64, data []byte) error {
-	return a.invoke(context.Background(), e, func(ctx context.Context, g *canon.Lowerer, stack []uint64) (int, error) {
-		ptr, n, err := g.Bytes(ctx, data)
-		stack[3], stack[4], stack[5] = id, uint64(ptr), uint64(n)
-		return 6, err
-	})
+// Batches implements handler.BatchSink: a guest that exports the batch handlers
+// takes batches.
+func (a *Actor) Batches() (stdout, stderr bool) {
+	_, stdout = a.guest.handlers[exportStdoutBatch]
+	_, stderr = a.guest.handlers[exportStderrBatch]
+	return stdout, stderr
+}
+
+// HandleStdoutBatch implements handler.BatchSink.
+func (a *Actor) HandleStdoutBatch(id uint64, b handler.Batch) error {
+	return a.invoke(event{export: exportStdoutBatch, id: id, data: b.Data, ends: b.Ends})
+}
+
+// HandleStderrBatch implements handler.BatchSink.
+func (a *Actor) HandleStderrBatch(id uint64, b handler.Batch) error {
+	return a.invoke(event{export: exportStderrBatch, id: id, data: b.Data, ends: b.Ends})
 }
 
 // HandleExit implements handler.Sink.
@@ -78,79 +83,108 @@ func (a *Actor) HandleExit(id uint64, r handler.Result) error {
 	if r.Signal == syscall.SIGKILL && r.Reason == handler.OutOfMemory {
 		a.logger.Warn("out of memory", "process", id, "peak_bytes", r.MemoryPeak)
 	}
-	return a.invoke(context.Background(), exportExit, func(_ context.Context, _ *canon.Lowerer, stack []uint64) (int, error) {
-		stack[3], stack[4] = id, uint64(uint32(int32(r.ExitCode)))
-		return 5, nil
-	})
+	return a.invoke(event{export: exportExit, id: id, code: int32(r.ExitCode)})
 }
 
-// invoke calls a handler: state and arguments in, state out. The error means
-// that the actor has failed.
-func (a *Actor) invoke(ctx context.Context, e exportName, put arguments) error {
+// invoke calls a handler: state and event in, state out. The error means that the
+// actor has failed.
+func (a *Actor) invoke(e event) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.invokeLocked(ctx, e, put)
+	return a.invokeLocked(context.Background(), e)
 }
 
-func (a *Actor) invokeLocked(ctx context.Context, e exportName, put arguments) error {
+func (a *Actor) invokeLocked(ctx context.Context, e event) error {
 	if a.failed != nil {
 		return a.failed
 	}
-	x, ok := a.guest.handlers[e]
+	x, ok := a.guest.handlers[e.export]
 	if !ok {
 		return nil // an actor that cannot spawn need not listen
 	}
 	ctx, cancel := a.withDeadline(ctx)
 	defer cancel()
-	refused, err := a.exchange(ctx, x, put)
+	refused, err := a.exchange(ctx, x, e)
 	if err != nil {
 		return a.fail(x.name, err)
 	}
 	if refused != nil {
 		a.logger.Error("the actor returned an error", "call", x.name, "error", refused)
 		a.record(handler.Event{Kind: handler.ActorRefused, Rule: x.name, Error: refused.Error()})
-		if e == exportInit {
+		if e.export == exportInit {
 			return a.fail(x.name, refused)
 		}
 	}
 	return nil
 }
 
-// exchange is one call by the canonical ABI. refused is the guest's own err.
-func (a *Actor) exchange(ctx context.Context, x export, put arguments) (refused, err error) {
-	var stack [6]uint64
-	if err := a.lowerState(ctx, x.memory, stack[:]); err != nil {
-		return nil, err
+// lower puts the parameters on the stack and returns how many values that makes.
+func (a *Actor) lower(ctx context.Context, g *canon.Lowerer, e event) (n int, err error) {
+	s := a.stack[:0]
+	list := func(b []byte, size uint32) { // of elements that are as aligned as they are large
+		var ptr uint32
+		if err == nil {
+			ptr, err = g.Aligned(ctx, b, size)
+		}
+		s = append(s, uint64(ptr), uint64(uint32(len(b))/size))
 	}
-	n, err := put(ctx, x.memory, stack[:])
+	if a.hasState {
+		s = append(s, 1)
+		list(a.state, 1)
+	} else {
+		s = append(s, 0, 0, 0)
+	}
+	switch e.export {
+	case exportInit:
+		list(e.data, 1)
+	case exportExit:
+		s = append(s, e.id, uint64(uint32(e.code)))
+	default:
+		s = append(s, e.id)
+		list(e.data, 1)
+	}
+	if e.ends != nil {
+		a.ends = a.ends[:0]
+		for _, end := range e.ends {
+			a.ends = binary.LittleEndian.AppendUint32(a.ends, end)
+		}
+		list(a.ends, 4)
+	}
+	return len(s), err
+}
+
+// exchange is one call by the canonical ABI. refused is the guest's own err.
+func (a *Actor) exchange(ctx context.Context, x export, e event) (refused, err error) {
+	n, err := a.lower(ctx, x.memory, e)
 	if err != nil {
 		return nil, err
 	}
-	if err := x.call.CallWithStack(ctx, stack[:n]); err != nil {
+	if err := x.call.CallWithStack(ctx, a.stack[:n]); err != nil {
 		return nil, err
 	}
-	area := uint32(stack[0])
-	state, some, refused, err := liftResult(x.memory.Memory, area)
+	area := uint32(a.stack[0])
+	state, some, refused, err := liftResult(x.memory.Memory, area, a.spare[:0])
 	if err != nil {
 		return nil, err
 	}
 	if x.post != nil {
 		a.mayLeave = false
-		stack[0] = uint64(area)
-		err := x.post.CallWithStack(ctx, stack[:1])
+		a.stack[0] = uint64(area)
+		err := x.post.CallWithStack(ctx, a.stack[:1])
 		a.mayLeave = true
 		if err != nil {
 			return nil, err
 		}
 	}
 	if refused == nil {
-		a.state, a.hasState = state, some
+		a.state, a.spare, a.hasState = state, a.state, some
 	}
 	return refused, nil
 }
 
-// liftResult reads a result<tuple<option<list<u8>>>, string>, 16 bytes.
-func liftResult(m canon.Memory, area uint32) (state []byte, some bool, refused, err error) {
+// liftResult reads a result<tuple<option<list<u8>>>, string>, 16 bytes. The state
+// goes into the memory of spare.
+func liftResult(m canon.Memory, area uint32, spare []byte) (state []byte, some bool, refused, err error) {
 	if err := m.Area(area, 16, 4); err != nil {
 		return nil, false, nil, err
 	}
@@ -171,9 +205,9 @@ func liftResult(m canon.Memory, area uint32) (state []byte, some bool, refused, 
 	if err != nil || option == 0 {
 		return nil, false, nil, err
 	}
-	state, err = l.Bytes(word(8), word(12))
-	if err == canon.ErrBudget {
-		err = fmt.Errorf("a state of %d bytes is more than %d", word(12), maxState)
+	view, err := m.View(word(8), word(12))
+	if err == nil && len(view) > maxState {
+		view, err = nil, fmt.Errorf("a state of %d bytes is more than %d", word(12), maxState)
 	}
-	return state, true, nil, err
+	return append(spare, view...), true, nil, err
 }

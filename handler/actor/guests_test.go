@@ -75,10 +75,15 @@ func TestModes(t *testing.T) {
 		},
 	}
 	script := fmt.Sprintf(`seq -f '{"out":%%.0f}' %d & seq -f '{"err":%%.0f}' %d >&2; wait`, n, n)
-	for stdout := range handler.Chunked + 1 {
+	for i := range 2 * (handler.Chunked + 1) {
+		stdout, batched := i/2, i%2 == 1
 		stderr := handler.Chunked - stdout
-		t.Run(fmt.Sprintf("%s and %s", stdout, stderr), func(t *testing.T) {
-			s := newStage(t, cGuest(t, "counter.c"), "/bin/sh", "/usr/bin/seq")
+		var flags []string
+		if batched {
+			flags = []string{"-DTHEATER_BATCH"}
+		}
+		t.Run(fmt.Sprintf("%s and %s, batches %v", stdout, stderr, batched), func(t *testing.T) {
+			s := newStage(t, cGuest(t, "counter.c", flags...), "/bin/sh", "/usr/bin/seq")
 			s.manifest.State = fmt.Appendf(nil, "%d%d%s", stdout, stderr, script)
 			state, _ := s.play(t)
 			var got struct {
@@ -99,6 +104,54 @@ func TestModes(t *testing.T) {
 			}
 			if got.Streams != want {
 				t.Errorf("%+v, want %+v", got.Streams, want)
+			}
+		})
+	}
+}
+
+// TestControl: a spawn under tighter limits than the manifest's, and the report of
+// its end.
+func TestControl(t *testing.T) {
+	testenv.NoLeaks(t)
+	for name, c := range map[string]struct {
+		script string
+		want   handler.Reason
+		signal uint32
+	}{
+		"exit":   {"echo 12; echo 3 >&2; exit 3", handler.Exited, 0},
+		"memory": {"exec tail /dev/zero", handler.OutOfMemory, 9},
+		"signal": {"kill -USR1 $$", handler.Signalled, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, cGuest(t, "control.c"), "/bin/sh", "/usr/bin/tail")
+			s.manifest.State = []byte(c.script)
+			state, ok := s.play(t)
+			var got struct {
+				Reason                                        uint32
+				HasSignal, Signal, _                          uint32
+				CPUTime, MemoryPeak, StdoutBytes, StderrBytes uint64
+			}
+			if err := binary.Read(bytes.NewReader(state), binary.LittleEndian, &got); err != nil || !ok {
+				t.Fatalf("%v, %s", err, s.logged())
+			}
+			if int(got.Reason) >= len(reasons) || reasons[got.Reason] != c.want || got.Signal != c.signal || (got.HasSignal != 0) != (c.signal != 0) {
+				t.Errorf("%+v, want %s by signal %d", got, c.want, c.signal)
+			}
+			if got.CPUTime == 0 || got.MemoryPeak > 16<<20 {
+				t.Errorf("%+v", got)
+			}
+			if name == "exit" && (got.StdoutBytes != 3 || got.StderrBytes != 2) {
+				t.Errorf("%+v: want 3 and 2 bytes", got)
+			}
+			log := s.logged()
+			for _, text := range []string{"limits: memory 1099511627776 is more than the manifest's 67108864 bytes", "process 1: the process has not ended yet"} {
+				if !strings.Contains(log, text) {
+					t.Errorf("%q is not in the log: %s", text, log)
+				}
+			}
+			spawned := s.recorder.all(handler.Spawned)
+			if len(spawned) != 1 || !strings.Contains(strings.Join(spawned[0].Enforced, "\n"), "memory: 16777216 bytes") {
+				t.Errorf("%+v", spawned)
 			}
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/proscenium-dev/proscenium/handler"
 	"github.com/proscenium-dev/proscenium/wit/canon"
@@ -23,7 +24,9 @@ func (a *Actor) functions() map[string]map[string]hostFunction {
 		"theater:simple/process": {
 			"os-spawn": a.osSpawn, "os-write-stdin": a.osWriteStdin, "os-status": a.osStatus, "os-signal": a.osSignal, "os-kill": a.osKill,
 		},
-		"theater:simple/process-control": {"os-close-stdin": a.osCloseStdin},
+		"theater:simple/process-control": {
+			"os-close-stdin": a.osCloseStdin, "os-spawn-limited": a.osSpawnLimited, "os-report": a.osReport,
+		},
 	}
 }
 
@@ -85,8 +88,15 @@ func (a *Actor) processes() (*handler.Handler, error) {
 func (a *Actor) osSpawn(ctx context.Context, g *canon.Lowerer, s []uint64) {
 	ret := uint32(s[14])
 	must(g.Memory.Area(ret, 16, 8))
+	a.spawn(ctx, g, ret, s, handler.Tighter{})
+}
+
+// spawn starts what the flat values of a process-config say. The return area was
+// checked: nothing may trap behind the start.
+func (a *Actor) spawn(ctx context.Context, g *canon.Lowerer, ret uint32, s []uint64, limits handler.Tighter) {
 	r := make(canon.Record, 16)
 	request, err := liftProcessConfig(g, s)
+	request.Limits = limits
 	if errors.Is(err, canon.ErrBudget) {
 		err = fmt.Errorf("%w (%d bytes)", err, copyBudget)
 		a.record(handler.Event{Kind: handler.SpawnDenied, Rule: "parameters", Error: err.Error()})
@@ -227,7 +237,28 @@ func (a *Actor) log(_ context.Context, g *canon.Lowerer, s []uint64) {
 	a.say(slog.LevelInfo, text)
 }
 
+// maxLogRate is how many messages of an actor are logged in a second; the next one
+// that is says how many were not.
+const maxLogRate = 1000
+
+// logRate counts the messages of a second.
+type logRate struct {
+	since   time.Time
+	n, lost int
+}
+
 func (a *Actor) say(level slog.Level, text string) {
+	r := &a.logRate
+	if now := time.Now(); now.Sub(r.since) >= time.Second {
+		if r.lost > 0 {
+			a.logger.Warn("the actor logs too much", "messages_lost", r.lost)
+		}
+		*r = logRate{since: now}
+	}
+	if r.n++; r.n > maxLogRate {
+		r.lost++
+		return
+	}
 	a.logger.Log(context.Background(), level, clip(text, maxLog))
 }
 

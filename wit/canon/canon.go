@@ -59,6 +59,14 @@ func (m Memory) Area(ptr, size, align uint32) error {
 	return m.check("return area", ptr, uint64(size))
 }
 
+// Parameters checks parameters that lie in memory, too many for the stack.
+func (m Memory) Parameters(ptr, size, align uint32) error {
+	if ptr%align != 0 {
+		return trapf("parameters at %#x are not aligned to %d", ptr, align)
+	}
+	return m.check("parameters", ptr, uint64(size))
+}
+
 // View is the list<u8> at ptr, not copied: it is valid until the guest runs.
 func (m Memory) View(ptr, n uint32) ([]byte, error) {
 	if err := m.check("list<u8>", ptr, uint64(n)); err != nil {
@@ -219,16 +227,22 @@ func (l *Lowerer) Alloc(ctx context.Context, size, align uint32) (uint32, error)
 
 // Bytes lowers a list<u8> or, if it is valid UTF-8, a string.
 func (l *Lowerer) Bytes(ctx context.Context, b []byte) (ptr, n uint32, err error) {
+	ptr, err = l.Aligned(ctx, b, 1)
+	return ptr, uint32(len(b)), err
+}
+
+// Aligned lowers the bytes of a list whose elements have that alignment.
+func (l *Lowerer) Aligned(ctx context.Context, b []byte, align uint32) (ptr uint32, err error) {
 	if len(b) > maxBytes {
-		return 0, 0, ErrBudget
+		return 0, ErrBudget
 	}
-	if ptr, err = l.Alloc(ctx, uint32(len(b)), 1); err != nil {
-		return 0, 0, err
+	if ptr, err = l.Alloc(ctx, uint32(len(b)), align); err != nil {
+		return 0, err
 	}
 	if len(b) > 0 && !l.Memory.Write(ptr, b) {
-		return 0, 0, trapf("memory at %#x shrank", ptr)
+		return 0, trapf("memory at %#x shrank", ptr)
 	}
-	return ptr, uint32(len(b)), nil
+	return ptr, nil
 }
 
 // A Record is memory that is being laid out: fields by their offsets.

@@ -33,6 +33,8 @@
  *     THEATER_OWN_MEMORY  the actor defines cabi_realloc and the post-return
  *                         functions itself; with that goes theater_alloc.
  *     THEATER_OWN_EXPORTS the actor defines the exports itself.
+ *     THEATER_BATCH       output comes in batches: the actor defines
+ *                         theater_stdout_batch and theater_stderr_batch as well.
  */
 #ifndef THEATER_H
 #define THEATER_H
@@ -48,6 +50,7 @@
 #define THEATER_CONTROL  "theater:simple/process-control"
 #define THEATER_ACTOR    "theater:simple/actor"
 #define THEATER_HANDLERS "theater:simple/process-handlers"
+#define THEATER_BATCHES  "theater:simple/process-batch-handlers"
 
 #ifdef THEATER_CM32P2
 #define THEATER_MODULE(interface)         "cm32p2|" interface
@@ -164,6 +167,70 @@ THEATER_LAYOUT(struct theater_status_result, 56, 8);
 THEATER_AT(struct theater_status_result, status, 8);
 THEATER_AT(struct theater_status_result, error, 8);
 
+/* The parameters of os-spawn-limited, which are too many for the stack:
+ * process-config and spawn-limits */
+struct theater_spawn_limited {
+	struct theater_bytes program;
+	const struct theater_bytes *args;
+	uint32_t args_len;
+	struct theater_state cwd; /* an option<string> looks the same */
+	const struct theater_pair *env;
+	uint32_t env_len, buffer_size;
+	uint8_t stdout_mode, stderr_mode;
+	struct { uint8_t some; uint32_t value; } chunk_size;
+	struct { uint8_t some; uint64_t value; } memory;
+	struct { uint8_t some; float value; } cpu;
+	struct { uint8_t some; uint32_t value; } pids;
+	struct { uint8_t some; uint64_t value; } wall_clock;
+};
+THEATER_LAYOUT(struct theater_spawn_limited, 104, 8);
+THEATER_AT(struct theater_spawn_limited, cwd, 16);
+THEATER_AT(struct theater_spawn_limited, env, 28);
+THEATER_AT(struct theater_spawn_limited, stdout_mode, 40);
+THEATER_AT(struct theater_spawn_limited, chunk_size, 44);
+THEATER_AT(struct theater_spawn_limited, memory, 56);
+THEATER_AT(struct theater_spawn_limited, cpu, 72);
+THEATER_AT(struct theater_spawn_limited, pids, 80);
+THEATER_AT(struct theater_spawn_limited, wall_clock, 88);
+
+enum theater_reason {
+	THEATER_EXITED, THEATER_SIGNALLED, THEATER_OUT_OF_MEMORY, THEATER_TIMED_OUT,
+	THEATER_CPU_TIME, THEATER_OUTPUT_LIMIT, THEATER_KILLED
+};
+
+/* exit-report */
+struct theater_report {
+	uint8_t reason; /* enum theater_reason */
+	struct {
+		uint8_t some;
+		uint32_t value;
+	} signal;
+	uint64_t cpu_time;    /* microseconds */
+	uint64_t memory_peak; /* bytes */
+	uint64_t stdout_bytes, stderr_bytes;
+};
+THEATER_LAYOUT(struct theater_report, 48, 8);
+THEATER_AT(struct theater_report, signal, 4);
+THEATER_AT(struct theater_report, cpu_time, 16);
+
+/* result<exit-report, string>, of os-report */
+struct theater_report_result {
+	uint8_t err;
+	union {
+		struct theater_report report;
+		struct theater_bytes error;
+	};
+};
+THEATER_LAYOUT(struct theater_report_result, 56, 8);
+THEATER_AT(struct theater_report_result, report, 8);
+
+/* A batch: events one after the other, each ending where ends says. */
+struct theater_batch {
+	struct theater_bytes data;
+	const uint32_t *ends;
+	uint32_t len;
+};
+
 /* meta-event, of get-chain */
 struct theater_link {
 	uint64_t hash;
@@ -219,6 +286,12 @@ void theater_import_kill(uint64_t pid, struct theater_u32_result *ret);
 THEATER_IMPORT(THEATER_CONTROL, "os-close-stdin")
 void theater_import_close_stdin(uint64_t pid, struct theater_u32_result *ret);
 
+THEATER_IMPORT(THEATER_CONTROL, "os-spawn-limited")
+void theater_import_spawn_limited(const struct theater_spawn_limited *parameters, struct theater_u64_result *ret);
+
+THEATER_IMPORT(THEATER_CONTROL, "os-report")
+void theater_import_report(uint64_t pid, struct theater_report_result *ret);
+
 /* What an actor defines. */
 
 #ifndef THEATER_OWN_EXPORTS
@@ -226,6 +299,10 @@ struct theater_result *theater_init(struct theater_state state, struct theater_b
 struct theater_result *theater_stdout(struct theater_state state, uint64_t pid, struct theater_bytes data);
 struct theater_result *theater_stderr(struct theater_state state, uint64_t pid, struct theater_bytes data);
 struct theater_result *theater_exit(struct theater_state state, uint64_t pid, int32_t code);
+#ifdef THEATER_BATCH
+struct theater_result *theater_stdout_batch(struct theater_state state, uint64_t pid, struct theater_batch batch);
+struct theater_result *theater_stderr_batch(struct theater_state state, uint64_t pid, struct theater_batch batch);
+#endif
 #endif
 
 /* Memory. */
@@ -268,6 +345,12 @@ THEATER_EXPORT(THEATER_POST(THEATER_HANDLERS, "handle-stderr"))
 void theater_post_stderr(void *result) { theater_reset(); }
 THEATER_EXPORT(THEATER_POST(THEATER_HANDLERS, "handle-exit"))
 void theater_post_exit(void *result) { theater_reset(); }
+#ifdef THEATER_BATCH
+THEATER_EXPORT(THEATER_POST(THEATER_BATCHES, "handle-stdout-batch"))
+void theater_post_stdout_batch(void *result) { theater_reset(); }
+THEATER_EXPORT(THEATER_POST(THEATER_BATCHES, "handle-stderr-batch"))
+void theater_post_stderr_batch(void *result) { theater_reset(); }
+#endif
 #endif
 
 /* Bytes. */
@@ -370,6 +453,41 @@ static inline bool os_spawn(const struct theater_process *p, uint64_t *pid, stru
 	return theater_outcome(r.err, r.error, error);
 }
 
+/* What a process may use, below the manifest's limits. Zero is the manifest's. */
+struct theater_limits {
+	uint64_t memory;     /* bytes */
+	float cpu;           /* cores */
+	uint32_t pids;
+	uint64_t wall_clock; /* milliseconds */
+};
+
+static inline bool os_spawn_limited(const struct theater_process *p, struct theater_limits l, uint64_t *pid, struct theater_bytes *error)
+{
+	struct theater_spawn_limited s = {
+		.program = p->program, .args = p->args, .args_len = p->args_len,
+		.cwd = {p->cwd.len != 0, p->cwd}, .env = p->env, .env_len = p->env_len,
+		.buffer_size = p->buffer_size, .stdout_mode = p->stdout_mode, .stderr_mode = p->stderr_mode,
+		.chunk_size = {p->chunk_size != 0, p->chunk_size},
+		.memory = {l.memory != 0, l.memory}, .cpu = {l.cpu != 0, l.cpu},
+		.pids = {l.pids != 0, l.pids}, .wall_clock = {l.wall_clock != 0, l.wall_clock},
+	};
+	struct theater_u64_result r;
+	theater_import_spawn_limited(&s, &r);
+	if (!r.err)
+		*pid = r.value;
+	return theater_outcome(r.err, r.error, error);
+}
+
+/* os_report answers for a process that has ended. */
+static inline bool os_report(uint64_t pid, struct theater_report *report, struct theater_bytes *error)
+{
+	struct theater_report_result r;
+	theater_import_report(pid, &r);
+	if (!r.err)
+		*report = r.report;
+	return theater_outcome(r.err, r.error, error);
+}
+
 /* os_write_stdin queues what fits; *took says how much that was. */
 static inline bool os_write_stdin(uint64_t pid, struct theater_bytes data, uint32_t *took, struct theater_bytes *error)
 {
@@ -439,6 +557,23 @@ struct theater_result *theater_export_exit(THEATER_STATE_PARAMS, uint64_t pid, i
 {
 	return theater_exit(THEATER_STATE_OF, pid, code);
 }
+
+#ifdef THEATER_BATCH
+#define THEATER_BATCH_PARAMS const uint8_t *data, uint32_t data_len, const uint32_t *ends, uint32_t count
+#define THEATER_BATCH_OF     ((struct theater_batch){{data, data_len}, ends, count})
+
+THEATER_EXPORT(THEATER_NAME(THEATER_BATCHES, "handle-stdout-batch"))
+struct theater_result *theater_export_stdout_batch(THEATER_STATE_PARAMS, uint64_t pid, THEATER_BATCH_PARAMS)
+{
+	return theater_stdout_batch(THEATER_STATE_OF, pid, THEATER_BATCH_OF);
+}
+
+THEATER_EXPORT(THEATER_NAME(THEATER_BATCHES, "handle-stderr-batch"))
+struct theater_result *theater_export_stderr_batch(THEATER_STATE_PARAMS, uint64_t pid, THEATER_BATCH_PARAMS)
+{
+	return theater_stderr_batch(THEATER_STATE_OF, pid, THEATER_BATCH_OF);
+}
+#endif
 #endif
 
 #endif

@@ -1,5 +1,6 @@
 /* Starts the shell command of its initial state, whose first two bytes are the
- * modes of stdout and stderr as digits, and counts what comes. */
+ * modes of stdout and stderr as digits, and counts what comes. With
+ * THEATER_BATCH it comes in batches. */
 #include "theater.h"
 
 struct count {
@@ -71,3 +72,28 @@ struct theater_result *theater_exit(struct theater_state s, uint64_t pid, int32_
 	counts.code = code;
 	return state();
 }
+
+#ifdef THEATER_BATCH
+static void add_all(struct count *c, struct theater_batch b)
+{
+	uint32_t start = 0;
+	for (uint32_t i = 0; i < b.len; i++) {
+		add(c, (struct theater_bytes){b.data.ptr + start, b.ends[i] - start});
+		start = b.ends[i];
+	}
+}
+
+struct theater_result *theater_stdout_batch(struct theater_state s, uint64_t pid, struct theater_batch batch)
+{
+	load(s);
+	add_all(&counts.out, batch);
+	return state();
+}
+
+struct theater_result *theater_stderr_batch(struct theater_state s, uint64_t pid, struct theater_batch batch)
+{
+	load(s);
+	add_all(&counts.err, batch);
+	return state();
+}
+#endif
