@@ -31,12 +31,15 @@ type Config struct {
 	AllowedPrograms []string
 	AllowedPaths    []string            // shown, writable
 	ReadOnlyPaths   []string            // shown, read-only
+	Needs           []string            // shown to the programs as isolate.Spec.Needs
+	SHA256          map[string]string   // program → pinned digest, as isolate.Spec.SHA256
 	ArgsAllowed     map[string][]string // program → patterns, one of which each argument matches whole
 	Env             EnvPolicy
 	StdinNull       bool          // programs read end of file at once
 	Unlimited       bool          // limits = "none": no control group
 	Limits          cgroup.Limits // of each process
 	Budgets         Budgets       // of each process
+	IDRange         IDRange       // an id of its own on the host for each process; else Isolation says which
 	Isolation       isolate.Spec  // of each process, without programs and paths
 	After           uint64        // ids begin behind this one: an actor that is started again goes on
 	Warm            int           // cells kept ready, each with some 300 KiB of the kernel's memory; 0: none
@@ -115,6 +118,8 @@ type configFile struct {
 	AllowedPrograms []string            `toml:"allowed_programs"`
 	AllowedPaths    []string            `toml:"allowed_paths"`
 	ReadOnlyPaths   []string            `toml:"read_only_paths"`
+	Needs           []string            `toml:"needs"`
+	SHA256          map[string]string   `toml:"sha256"`
 	ArgsAllowed     map[string][]string `toml:"args_allowed"`
 	Env             EnvPolicy           `toml:"env"`
 	Stdin           string              `toml:"stdin"`
@@ -122,6 +127,8 @@ type configFile struct {
 	Network         string              `toml:"network"`
 	NoJIT           bool                `toml:"no_jit"`
 	Warm            int64               `toml:"warm"`
+	RunAs           *string             `toml:"run_as"`
+	IDRange         *string             `toml:"id_range"`
 	Limits          limitsFile          `toml:"limits"`
 }
 
@@ -331,7 +338,7 @@ func (f *configFile) config() (Config, error) {
 		c.MaxOutputBuffer = *n
 	}
 	c.AllowedPrograms, c.AllowedPaths, c.ReadOnlyPaths = f.AllowedPrograms, f.AllowedPaths, f.ReadOnlyPaths
-	c.ArgsAllowed, c.Env = f.ArgsAllowed, f.Env
+	c.ArgsAllowed, c.Env, c.Needs, c.SHA256 = f.ArgsAllowed, f.Env, f.Needs, f.SHA256
 	for name := range c.Env.Set {
 		if name == "" || strings.ContainsAny(name, "=\x00") || loaderVariable(name) {
 			fault("env.set: %q cannot be set", name)
@@ -363,6 +370,21 @@ func (f *configFile) config() (Config, error) {
 		fault("warm %d is not between 0 and %d", f.Warm, maxWarm)
 	}
 	c.Warm = int(f.Warm)
+	if f.RunAs != nil {
+		var err error
+		if c.Isolation.HostUID, c.Isolation.HostGID, err = ParseRunAs(*f.RunAs); err != nil {
+			fault("run_as %w", err)
+		}
+	}
+	if f.IDRange != nil {
+		var err error
+		if c.IDRange, err = ParseIDRange(*f.IDRange); err != nil {
+			fault("id_range %w", err)
+		}
+		if f.RunAs != nil {
+			fault("run_as and id_range exclude each other")
+		}
+	}
 	c.Unlimited = f.Limits.none
 	c.Limits, c.Budgets = f.Limits.limits()
 	if err := c.Limits.Check(); err != nil {

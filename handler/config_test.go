@@ -46,14 +46,14 @@ func TestManifest(t *testing.T) {
   read_only_paths = ["/srv"],
   args_allowed = { "/usr/bin/ls" = ["-l"] },
   env = { allow = ["LANG"], deny = ["PATH"], set = { TZ = "UTC" } },
-  stdin = "null", profile = "system", network = "host", no_jit = true, warm = 3,
+  stdin = "null", profile = "system", network = "host", no_jit = true, warm = 3, run_as = "7:8",
   limits = { memory = "64M", cpu = 0.5, cpu_period = "50ms", pids = 9, wall = "1m", cpu_time = "10s", grace = "1s", kill_one = true },
 }`, 1), `name = "a"`, "name = \"a\"\ninitial_state = \"s\"\ndeadline = \"none\"\nmemory = \"1M\"", 1)
 	if m, err = ParseManifest([]byte(all), "/"); err != nil {
 		t.Fatal(err)
 	}
 	c = m.Process
-	if m.Deadline != 0 || m.Memory != 1<<20 || string(m.State) != "s" || !c.StdinNull || c.Warm != 3 || !c.Isolation.NoJIT || c.Isolation.View != isolate.ViewSystem || c.Isolation.Network != isolate.NetworkHost ||
+	if m.Deadline != 0 || m.Memory != 1<<20 || string(m.State) != "s" || !c.StdinNull || c.Warm != 3 || !c.Isolation.NoJIT || c.Isolation.HostUID != 7 || c.Isolation.HostGID != 8 || c.Isolation.View != isolate.ViewSystem || c.Isolation.Network != isolate.NetworkHost ||
 		c.Limits != (cgroup.Limits{Memory: 64 << 20, CPU: 0.5, CPUPeriod: 50 * time.Millisecond, Pids: 9, KillOne: true}) || c.Budgets != (Budgets{Wall: time.Minute, CPU: 10 * time.Second, Grace: time.Second}) ||
 		c.Env.Set["TZ"] != "UTC" || c.ArgsAllowed["/usr/bin/ls"][0] != "-l" || c.ReadOnlyPaths[0] != "/srv" {
 		t.Errorf("%+v, %+v", m, c)
@@ -91,6 +91,12 @@ func TestBadManifests(t *testing.T) {
 		{with("max_processes = 10", `network = "some"`), `network "some"`},
 		{with("max_processes = 10", `stdin = "tty"`), `stdin "tty"`},
 		{with("max_processes = 10", `env = { set = { LD_PRELOAD = "x" } }`), `"LD_PRELOAD" cannot be set`},
+		{with("max_processes = 10", `run_as = "0"`), `run_as "0" is not "uid" or "uid:gid": 0 is not between`},
+		{with("max_processes = 10", `run_as = "nobody"`), `run_as "nobody"`},
+		{with("max_processes = 10", `run_as = ""`), `run_as ""`},
+		{with("max_processes = 10", `id_range = "5"`), `id_range "5" is not "first-last"`},
+		{with("max_processes = 10", `id_range = ""`), `id_range ""`},
+		{with("max_processes = 10", `run_as = "5", id_range = "6-7"`), `exclude each other`},
 		{with(`"process"`, `"http"`), `handler type "http"`},
 		{proposal + "[[handlers]]\ntype = \"process\"\n", `two handlers`},
 		{with(`name = "a"`, `name = ""`), `name is missing`},

@@ -39,6 +39,7 @@ import (
 	"time"
 
 	"github.com/proscenium-dev/proscenium/cgroup"
+	"github.com/proscenium-dev/proscenium/isolate"
 	"github.com/proscenium-dev/proscenium/launcher"
 )
 
@@ -111,6 +112,9 @@ func New(c Config, l *launcher.Launcher, g *cgroup.Group, recorder Recorder) (*H
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if err := c.checkIdentity(); err != nil {
+		return nil, fmt.Errorf("handler: %w", err)
+	}
 	p, missing, err := newPolicy(c)
 	if err != nil {
 		return nil, fmt.Errorf("handler: %w", err)
@@ -181,16 +185,21 @@ func (h *Handler) spawn(ctx context.Context, r ProcessConfig, sink Sink, e *Even
 	// The caller's context ends the start; once the program runs, only we do.
 	stop := context.AfterFunc(ctx, s.cancel)
 	defer stop()
-	s.cmd.Args = append([]string{r.Program}, r.Args...)
+	s.cmd.Args = append([]string{m.path}, r.Args...)
 	s.cmd.Env, s.cmd.Dir = m.env, r.Cwd
 	p.attach(s, m)
 	p.start = time.Now()
 	p.lastLook = p.start
 	if p.cell, err = s.start(h, m); err != nil {
 		s.cancel()
+		hostIDs.release(s.hostID)
 		h.unreserve()
-		if ctx.Err() != nil {
+		var pin *isolate.PinError
+		switch {
+		case ctx.Err() != nil:
 			err = ctx.Err()
+		case errors.As(err, &pin):
+			err = deny("sha256", "%v", pin)
 		}
 		return 0, nil, err
 	}

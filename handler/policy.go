@@ -1,6 +1,8 @@
 package handler
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,20 +57,12 @@ func deny(rule, format string, args ...any) error {
 	return &Denial{rule, fmt.Sprintf(format, args...)}
 }
 
-// policy is a Config with its paths resolved.
+// policy is a Config, checked.
 type policy struct {
 	config   Config
 	programs []program
 	paths    []string // that are shown, resolved
 	mounts   []isolate.Mount
-
-	isolation isolate.Spec // of every process
-}
-
-type program struct {
-	name, path string // as configured, resolved
-	info       fs.FileInfo
-	args       []*regexp.Regexp // nil: anything
 }
 
 // newPolicy resolves what the configuration names. A program or path that does
@@ -78,15 +72,26 @@ func newPolicy(c Config) (p *policy, missing []string, err error) {
 	var faults []error
 	for _, name := range c.AllowedPrograms {
 		if !filepath.IsAbs(name) {
-			faults = append(faults, fmt.Errorf("allowed_programs: %q is not an absolute path", name))
+			faults = append(faults, fmt.Errorf("allowed_programs: %q is not an absolute path%s", name, pathOf(name)))
 			continue
 		}
-		real, info, err := resolve(name)
-		if err != nil {
+		if _, err := os.Stat(name); err != nil {
 			missing = append(missing, name)
-			continue
 		}
-		p.programs = append(p.programs, program{name: name, path: real, info: info})
+		p.programs = append(p.programs, program{name: filepath.Clean(name)})
+	}
+	for _, name := range c.Needs {
+		if !filepath.IsAbs(name) {
+			faults = append(faults, fmt.Errorf("needs: %q is not an absolute path", name))
+		}
+	}
+	for name, digest := range c.SHA256 {
+		if !slices.Contains(c.AllowedPrograms, name) {
+			faults = append(faults, fmt.Errorf("sha256: %q is not in allowed_programs", name))
+		}
+		if b, err := hex.DecodeString(digest); err != nil || len(b) != sha256.Size {
+			faults = append(faults, fmt.Errorf("sha256: %s: %q is not %d hexadecimal digits", name, digest, 2*sha256.Size))
+		}
 	}
 	for _, list := range []struct {
 		key   string
@@ -108,11 +113,9 @@ func newPolicy(c Config) (p *policy, missing []string, err error) {
 		}
 	}
 	for name, patterns := range c.ArgsAllowed {
-		i := slices.IndexFunc(p.programs, func(q program) bool { return q.name == name })
+		i := slices.IndexFunc(p.programs, func(q program) bool { return q.name == filepath.Clean(name) })
 		if i < 0 {
-			if !slices.Contains(c.AllowedPrograms, name) {
-				faults = append(faults, fmt.Errorf("args_allowed: %q is not in allowed_programs", name))
-			}
+			faults = append(faults, fmt.Errorf("args_allowed: %q is not in allowed_programs", name))
 			continue
 		}
 		p.programs[i].args = []*regexp.Regexp{}
@@ -125,7 +128,6 @@ func newPolicy(c Config) (p *policy, missing []string, err error) {
 			p.programs[i].args = append(p.programs[i].args, r)
 		}
 	}
-	p.isolation = p.spec()
 	return p, missing, errors.Join(faults...)
 }
 
@@ -140,7 +142,7 @@ func resolve(name string) (string, fs.FileInfo, error) {
 
 // A permit is a request that policy has let through.
 type permit struct {
-	path       string   // of the program, resolved
+	path       string   // of the program, as it is allowed
 	env        []string // NAME=value
 	stdoutSize int      // of events
 	stderrSize int
@@ -159,7 +161,7 @@ func (p *policy) check(r ProcessConfig) (*permit, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &permit{path: allowed.path, tight: r.Limits != Tighter{}}
+	m := &permit{path: allowed.name, tight: r.Limits != Tighter{}}
 	if err := p.checkDir(r.Cwd); err != nil {
 		return nil, err
 	}
@@ -255,29 +257,6 @@ func (p *policy) eventSize(name string, asked uint32, otherwise int64) (int, err
 	return int(size), nil
 }
 
-// program finds the allowed program that the requested path names: the same
-// file, whatever links lead to it.
-func (p *policy) program(r ProcessConfig) (*program, error) {
-	_, info, err := resolve(r.Program)
-	if err != nil {
-		// The same words whether or not it exists: an actor has no business
-		// knowing the host's files.
-		return nil, deny("allowed_programs", "%s is not allowed", r.Program)
-	}
-	for i, q := range p.programs {
-		if !os.SameFile(info, q.info) {
-			continue
-		}
-		for _, a := range r.Args {
-			if q.args != nil && !slices.ContainsFunc(q.args, func(re *regexp.Regexp) bool { return re.MatchString(a) }) {
-				return nil, deny("args_allowed", "argument %q of %s is not allowed", a, q.name)
-			}
-		}
-		return &p.programs[i], nil
-	}
-	return nil, deny("allowed_programs", "%s is not allowed", r.Program)
-}
-
 // checkDir takes a working directory that is, by its real path, an allowed path
 // or lies in one.
 func (p *policy) checkDir(dir string) error {
@@ -335,8 +314,15 @@ func (p *policy) environment(asked []EnvVar) ([]string, error) {
 // spec is the isolation of every process of this actor.
 func (p *policy) spec() isolate.Spec {
 	s := p.config.Isolation
-	for _, q := range p.programs {
-		s.Allow = append(s.Allow, q.path)
+	s.Needs = append(slices.Clone(s.Needs), p.config.Needs...)
+	s.Allow = p.present()
+	for name, digest := range p.config.SHA256 {
+		if slices.Contains(s.Allow, filepath.Clean(name)) {
+			if s.SHA256 == nil {
+				s.SHA256 = map[string]string{}
+			}
+			s.SHA256[filepath.Clean(name)] = digest
+		}
 	}
 	s.Mounts = append(slices.Clone(s.Mounts), p.mounts...)
 	return s

@@ -51,6 +51,7 @@ type process struct {
 	stdin   *stdin
 	streams [2]*stream
 	start   time.Time
+	hostID  int // of its own, from Config.IDRange; 0: none
 
 	// Guarded by h.mu.
 	open      int  // streams and the program itself that have not ended: 3, 2, 1, 0
@@ -93,6 +94,7 @@ func (p *process) attach(s *stage, m *permit) {
 	if s.stdin != nil {
 		p.stdin = newStdin(p, s.stdin)
 	}
+	p.hostID = s.hostID
 }
 
 // reserve waits until the stream may read and says how much, at most want; 0
@@ -167,6 +169,7 @@ func (p *process) abandon() {
 // await follows the program to its end.
 func (p *process) await() {
 	<-p.cell.Gone()
+	hostIDs.release(p.hostID)
 	result := p.cell.Wait()
 	if p.stdin != nil {
 		p.stdin.abort()

@@ -2,6 +2,7 @@ package handler
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -14,6 +15,7 @@ type stage struct {
 	cmd                   *launcher.Cmd
 	cell                  *Cell // nil: cold
 	cancel                context.CancelFunc
+	hostID                int      // of its own, from Config.IDRange; 0: none
 	stdin, stdout, stderr *os.File // our ends; stdin is nil where programs have none
 }
 
@@ -21,12 +23,18 @@ type stage struct {
 func (h *Handler) newStage(path string) (s *stage, err error) {
 	life, cancel := context.WithCancel(context.Background())
 	s = &stage{cmd: h.launcher.Command(life, path), cancel: cancel}
-	s.cmd.Isolation = h.policy.isolation
+	s.cmd.Isolation = h.policy.spec()
 	defer func() {
 		if err != nil {
 			s.discard()
 		}
 	}()
+	if ids := h.policy.config.IDRange; ids != (IDRange{}) {
+		if s.hostID, err = hostIDs.take(ids); err != nil {
+			return s, err
+		}
+		s.cmd.Isolation.HostUID, s.cmd.Isolation.HostGID = s.hostID, s.hostID
+	}
 	if s.stdout, err = s.cmd.StdoutPipe(); err != nil {
 		return nil, err
 	}
@@ -43,7 +51,7 @@ func (h *Handler) newStage(path string) (s *stage, err error) {
 	return s, nil
 }
 
-// discard ends a stage on which nothing was started.
+// discard ends a stage on which nothing was started, and gives back its id.
 func (s *stage) discard() {
 	if s.cell != nil {
 		s.cell.Release()
@@ -51,6 +59,7 @@ func (s *stage) discard() {
 		s.cmd.Release()
 	}
 	s.cancel()
+	hostIDs.release(s.hostID)
 }
 
 // start starts the program that the command now says.
@@ -79,6 +88,11 @@ func (h *Handler) take(m *permit) (*stage, error) {
 		h.pool.stages = h.pool.stages[1:]
 		h.pool.mu.Unlock()
 		s.cmd.Path = m.path
+		// What is allowed may lead elsewhere by now; then the cell is given up.
+		s.cmd.Isolation = h.policy.spec()
+		if s.hostID != 0 {
+			s.cmd.Isolation.HostUID, s.cmd.Isolation.HostGID = s.hostID, s.hostID
+		}
 		return s, nil
 	}
 	h.pool.mu.Unlock()
@@ -91,7 +105,7 @@ func (h *Handler) fill() {
 	p := &h.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.filling || p.closed || len(p.stages) >= h.policy.config.Warm || len(h.policy.programs) == 0 {
+	if p.filling || p.closed || len(p.stages) >= h.policy.config.Warm || len(h.policy.present()) == 0 {
 		return
 	}
 	p.filling = true
@@ -103,7 +117,11 @@ func (h *Handler) fill() {
 
 // addWarm adds one and says whether another is wanted.
 func (h *Handler) addWarm() bool {
-	s, err := h.newStage(h.policy.programs[0].path)
+	var s *stage
+	err := error(fs.ErrNotExist)
+	if programs := h.policy.present(); len(programs) > 0 { // any will do
+		s, err = h.newStage(programs[0])
+	}
 	if err == nil {
 		if s.cell, err = PrepareCell(s.cmd, h.group, h.policy.config.Limits); err != nil {
 			s.discard()

@@ -173,6 +173,10 @@ var numbers = map[string]uintptr{
 	"umount2":        unix.SYS_UMOUNT2,
 	"umask":          unix.SYS_UMASK,
 	"write":          unix.SYS_WRITE,
+
+	"landlock_add_rule":       unix.SYS_LANDLOCK_ADD_RULE,
+	"landlock_create_ruleset": unix.SYS_LANDLOCK_CREATE_RULESET,
+	"landlock_restrict_self":  unix.SYS_LANDLOCK_RESTRICT_SELF,
 }
 
 // constants has every named constant that a plan may print.
@@ -219,6 +223,7 @@ var constants = map[string]uint64{
 	"O_CREAT":                  unix.O_CREAT,
 	"O_DIRECTORY":              unix.O_DIRECTORY,
 	"O_EXCL":                   unix.O_EXCL,
+	"O_NOFOLLOW":               unix.O_NOFOLLOW,
 	"O_PATH":                   unix.O_PATH,
 	"O_RDONLY":                 unix.O_RDONLY,
 	"O_WRONLY":                 unix.O_WRONLY,
@@ -242,4 +247,6 @@ var constants = map[string]uint64{
 	"SIGKILL":                  uint64(unix.SIGKILL),
 	"SIG_SETMASK":              2,
 	"S_IFREG":                  unix.S_IFREG,
+
+	"LANDLOCK_RULE_PATH_BENEATH": unix.LANDLOCK_RULE_PATH_BENEATH,
 }

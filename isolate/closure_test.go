@@ -53,10 +53,11 @@ func TestClosureIsTheLinkers(t *testing.T) {
 				}
 			}
 		}
-		got, err := l.closure(program)
+		found, err := l.closure(program)
 		if err != nil {
 			t.Fatal(err)
 		}
+		got := found.files()
 		for i := range got {
 			got[i] = resolved(got[i])
 		}

@@ -1,9 +1,12 @@
 package isolate
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -35,9 +38,11 @@ type Plan struct {
 
 // A Tree is a file or directory of the host that the plan mounts.
 type Tree struct {
-	Path string      // without symbolic links
-	Info fs.FileInfo // of what was examined: what is opened must be the same file
-	Flat bool        // without what is mounted below it
+	Path     string      // without symbolic links
+	Info     fs.FileInfo // of what was examined: what is opened must be the same file
+	Flat     bool        // without what is mounted below it
+	Writable bool
+	Map      IDMap
 }
 
 // Credential is who stage one runs as. ok is false for an ordinary user, who
@@ -56,6 +61,9 @@ func (p *Plan) String() string {
 			how += "|AT_RECURSIVE"
 		}
 		fmt.Fprintf(&b, "host: open_tree(%q, %s) = tree %d\n", t.Path, how, i)
+		if t.Map != (IDMap{}) {
+			fmt.Fprintf(&b, "host: mount_setattr(<tree %d>, \"\", AT_EMPTY_PATH, {attr_set=MOUNT_ATTR_IDMAP, userns_fd=<%v>}, 32)\n", i, t.Map)
+		}
 	}
 	if p.privileged {
 		fmt.Fprintf(&b, "launcher: setgroups(0), setgid(%d), setuid(%d)\n", p.gid, p.uid)
@@ -123,6 +131,16 @@ func (s Spec) withDefaults() Spec {
 
 const maxID = 1<<32 - 2
 
+// CheckIdentity refuses ids outside that the host cannot give: one that is not
+// root has its own only (EPERM).
+func (s Spec) CheckIdentity(host Host) error {
+	if host.Privileged || (s.HostUID == 0 || s.HostUID == host.UID) && (s.HostGID == 0 || s.HostGID == host.GID) {
+		return nil
+	}
+	return fmt.Errorf("programs cannot run as %d:%d: this host is not root and has one id, %d:%d, which they keep; run the host as root to give them another: %w",
+		s.HostUID, s.HostGID, host.UID, host.GID, unix.EPERM)
+}
+
 func (s Spec) check() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
@@ -145,6 +163,15 @@ func (s Spec) check() error {
 	}
 	for _, p := range s.Allow {
 		faults = append(faults, checkPath("allowed program", p))
+	}
+	for _, p := range s.Needs {
+		faults = append(faults, checkPath("need", p))
+	}
+	for p, digest := range s.SHA256 {
+		if b, err := hex.DecodeString(digest); err != nil || len(b) != sha256.Size {
+			fault("SHA-256 of %s: %q is not %d hexadecimal digits", p, digest, 2*sha256.Size)
+		}
+		faults = append(faults, checkPath("pinned program", p))
 	}
 	for _, m := range s.Mounts {
 		if m == nil {
@@ -312,6 +339,16 @@ func (p *Profile) fillPrograms() error {
 			return err
 		}
 	}
+	for _, pattern := range p.spec.Needs {
+		if err := v.needed(pattern); err != nil {
+			return fmt.Errorf("need %s: %w", pattern, err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.spec.SHA256)) {
+		if err := v.pinned(name, p.spec.SHA256[name]); err != nil {
+			return err
+		}
+	}
 	for _, m := range p.spec.Mounts {
 		if m, ok := m.(bindMount); ok {
 			if _, err := v.show(m.path, bind{writable: m.writable, asNamed: true}); err != nil {
@@ -349,7 +386,13 @@ func (c *compiler) enforced() {
 	default:
 		add("view: %d allowed program(s) with what they need, read-only; what can be written cannot be executed", c.programs())
 	}
+	if n := len(c.spec.SHA256); n > 0 {
+		add("programs: %d of them pinned by SHA-256", n)
+	}
 	add("identity: uid %d inside, %d outside; no capabilities; no_new_privs", c.spec.UID, c.uid)
+	if v := c.host.Landlock; v >= leastLandlock {
+		add("Landlock, version %d: what may be executed and written, a second time", v)
+	}
 	if c.spec.Seccomp == SeccompHardened {
 		add("system calls: hardened filter")
 	} else {

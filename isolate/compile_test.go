@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"flag"
+	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"runtime"
 	"strings"
 	"syscall"
@@ -37,6 +39,7 @@ func tinyHost() fstest.MapFS {
 		"usr/bin/plain":        {Data: staticELF(), Mode: 0o644},
 		"bin":                  link("usr/bin"),
 		"etc/ld.so.cache":      {Mode: 0o644},
+		"srv/data":             {Mode: fs.ModeDir | 0o755, Sys: &syscall.Stat_t{Uid: 1001, Gid: 1002}},
 		"srv/data/file":        {Mode: 0o644},
 		"srv/link":             link("data"),
 		"dev/null":             dev(), "dev/zero": dev(), "dev/full": dev(), "dev/random": dev(), "dev/urandom": dev(),
@@ -57,7 +60,7 @@ func staticELF() []byte {
 
 // TestGoldenPlans: whole plans, for reading. -update writes them anew.
 func TestGoldenPlans(t *testing.T) {
-	root := Host{Privileged: true, LastCap: 24, Files: tinyHost()}
+	root := Host{Privileged: true, LastCap: 24, Landlock: 7, Files: tinyHost()}
 	user := Host{UID: 1234, GID: 1235, LastCap: 24, Files: tinyHost()}
 	true_ := Program{Path: "/usr/bin/true", Args: []string{"true"}}
 	for name, c := range map[string]struct {
@@ -174,6 +177,15 @@ func TestBadSpecs(t *testing.T) {
 		{"mount nil", Spec{Mounts: []Mount{nil}}, good, "nil", nil},
 		{"tmpfs of nothing", Spec{Mounts: []Mount{Tmpfs("/x", 0)}}, good, "size", nil},
 		{"uid", Spec{UID: -1}, good, "UID", nil},
+		{"need that is not there", Spec{Needs: []string{"/usr/lib/none*"}}, good, "need /usr/lib/none*", fs.ErrNotExist},
+		{"relative need", Spec{Needs: []string{"lib"}}, good, "not an absolute path", nil},
+		{"bad pattern", Spec{Needs: []string{"/usr/[]"}}, good, "need /usr/[]", path.ErrBadPattern},
+		{"need of a device", Spec{Needs: []string{"/dev/null"}}, good, "belongs to the profile", nil},
+		{"pin that is none", Spec{SHA256: map[string]string{"/usr/bin/true": "ab"}}, good, "64 hexadecimal digits", nil},
+		{"pin of another program", Spec{SHA256: map[string]string{"/usr/bin/id": strings.Repeat("0", 64)}}, good, "is no allowed program", nil},
+		{"another content", Spec{SHA256: map[string]string{"/bin/true": strings.Repeat("0", 64)}}, good, "/bin/true has SHA-256 ", nil},
+		{"another id, without being root", Spec{HostUID: 70000, HostGID: 1000}, good, "run the host as root", unix.EPERM},
+		{"another group, without being root", Spec{HostGID: 70000}, good, "one id, 1000:1000", unix.EPERM},
 		{"hostname", Spec{Hostname: strings.Repeat("h", 65)}, good, "hostname", nil},
 		{"two faults", Spec{UID: -1}, with(func(p *Program) { p.Path = "true" }), "UID", nil},
 		{"two faults, the other", Spec{UID: -1}, with(func(p *Program) { p.Path = "true" }), "not an absolute path", nil},
@@ -255,6 +267,8 @@ func TestMountsThatAreRefused(t *testing.T) {
 	files := tinyHost()
 	files["srv/proc"] = &fstest.MapFile{Data: []byte("/proc"), Mode: fs.ModeSymlink | 0o777}
 	files["proc/1/status"] = &fstest.MapFile{Mode: 0o444}
+	files["srv/data/link"] = &fstest.MapFile{Data: []byte("/usr/bin/true"), Mode: fs.ModeSymlink | 0o777}
+	files["srv/data/dir"] = &fstest.MapFile{Data: []byte("/usr/bin"), Mode: fs.ModeSymlink | 0o777}
 	files["srv/data/tool"] = &fstest.MapFile{Data: staticELF(), Mode: 0o755}
 	host := Host{Files: files, UID: 1000, GID: 1000}
 	for text, c := range map[string]struct {
@@ -265,11 +279,49 @@ func TestMountsThatAreRefused(t *testing.T) {
 		"lies in /srv/data":                {RW("/srv/data"), "/srv/data/tool"},
 		"belongs to the profile ":          {RO("/srv/proc/1"), "/usr/bin/true"},
 		"what can be written must not be ": {RW("/usr"), "/usr/bin/true"},
+		"/srv/data/link decides what is":   {RW("/srv/data"), "/srv/data/link"},
+		"/srv/data/dir decides what is":    {RW("/srv/data"), "/srv/data/dir/true"},
 	} {
 		_, err := Compile(Spec{Mounts: []Mount{c.mount}}, Program{Path: c.program, Args: []string{"x"}}, host)
 		if err == nil || !strings.Contains(err.Error(), strings.TrimSpace(text)) {
 			t.Errorf("%v: %v, want …%s…", c.mount, err, text)
 		}
+	}
+}
+
+// TestNeeds: data, in which libraries and nothing else can be loaded; no program
+// is made of a library.
+func TestNeeds(t *testing.T) {
+	const executable, shared = 2, 3
+	files := tinyHost()
+	add := func(name string, data []byte) { files[name] = &fstest.MapFile{Data: data, Mode: 0o755} }
+	add("usr/lib/foo/plugin.so", elfWith(shared))
+	add("usr/lib/foo/deep/module", elfWith(shared)) // by content, not by name
+	add("usr/lib/foo/helper", elfWith(executable))
+	add("usr/lib/foo/script.so", []byte("#!/usr/bin/mawk\n"))
+	add("usr/lib/foo/text", []byte("text"))
+	add("usr/lib/bar.so.1", elfWith(shared))
+	plan, err := Compile(Spec{Needs: []string{"/usr/lib/foo", "/usr/lib/b*.so.*"}}, Program{Path: "/usr/bin/true", Args: []string{"true"}}, Host{Privileged: true, Landlock: 7, Files: files})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rights := map[string]string{}
+	text := plan.String()
+	for i, tree := range plan.Trees {
+		_, call, _ := strings.Cut(text, fmt.Sprintf("mount_setattr(<tree %d>, \"\", AT_EMPTY_PATH|AT_RECURSIVE, {attr_set=", i))
+		rights[tree.Path], _, _ = strings.Cut(call, ",")
+	}
+	const data, library = "MOUNT_ATTR_NOSUID|MOUNT_ATTR_RDONLY|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC", "MOUNT_ATTR_NOSUID|MOUNT_ATTR_RDONLY|MOUNT_ATTR_NODEV"
+	for name, want := range map[string]string{
+		"/usr/lib/foo": data, "/usr/lib/foo/plugin.so": library, "/usr/lib/foo/deep/module": library, "/usr/lib/bar.so.1": library,
+		"/usr/lib/foo/helper": "", "/usr/lib/foo/script.so": "", "/usr/lib/foo/text": "", "/usr/bin/true": library,
+	} {
+		if rights[name] != want {
+			t.Errorf("%s: %q, want %q", name, rights[name], want)
+		}
+	}
+	if strings.Contains(text, `openat(AT_FDCWD, "/usr/lib/foo`) || !strings.Contains(text, `openat(AT_FDCWD, "/usr/bin/true", O_PATH`) {
+		t.Error("a library may be executed, or the program may not")
 	}
 }
 

@@ -117,26 +117,40 @@ func (l *linker) parse(name string) (*binaryInfo, error) {
 	return info, nil
 }
 
-// closure is the interpreter and every library that program, a resolved path,
-// is linked with, directly or not. Nothing for a static program.
-func (l *linker) closure(program string) ([]string, error) {
+// A closure is what an ELF file is linked with, directly or not: nothing for a
+// static program.
+type closure struct {
+	interp    string // the dynamic linker; "" for a library
+	libraries []string
+}
+
+// files are all of them, the dynamic linker first.
+func (c closure) files() []string {
+	if c.interp == "" {
+		return c.libraries
+	}
+	return append([]string{c.interp}, c.libraries...)
+}
+
+// closure finds what program, a resolved path, is linked with.
+func (l *linker) closure(program string) (closure, error) {
 	root, err := l.read(program)
 	if err != nil {
-		return nil, err
+		return closure{}, err
 	}
-	var found []string
+	var found closure
 	if root.interp != "" {
 		// The file says what its interpreter is. It gets a dynamic linker, and
 		// not whatever else it would like to see.
 		interp, err := l.read(root.interp)
 		if err != nil {
 			// Not errNotELF, which would make a script of the program.
-			return nil, fmt.Errorf("%s: its interpreter: %v: %w", program, err, unix.ENOEXEC)
+			return closure{}, fmt.Errorf("%s: its interpreter: %v: %w", program, err, unix.ENOEXEC)
 		}
 		if !interp.shared || interp.program || interp.interp != "" || interp.machine != root.machine {
-			return nil, fmt.Errorf("%s: its interpreter %s is no dynamic linker: %w", program, root.interp, unix.ENOEXEC)
+			return closure{}, fmt.Errorf("%s: its interpreter %s is no dynamic linker: %w", program, root.interp, unix.ENOEXEC)
 		}
-		found = append(found, root.interp)
+		found.interp = root.interp
 	}
 	seen := map[string]bool{}
 	type need struct {
@@ -161,9 +175,9 @@ func (l *linker) closure(program string) ([]string, error) {
 		seen[n.soname] = true
 		name, info, err := l.find(n.soname, root, n.by)
 		if err != nil {
-			return nil, fmt.Errorf("%s needs the library %s: %w", n.byName, n.soname, err)
+			return closure{}, fmt.Errorf("%s needs the library %s: %w", n.byName, n.soname, err)
 		}
-		found = append(found, name)
+		found.libraries = append(found.libraries, name)
 		push(info, name)
 	}
 	return found, nil

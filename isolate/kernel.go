@@ -21,6 +21,9 @@ type Host struct {
 	UID, GID int
 	// LastCap is the highest capability that the kernel knows.
 	LastCap int
+	// Landlock is the version of Landlock's interface; 0 where the kernel has
+	// none, or none that is in use.
+	Landlock int
 	// Files is the root of the file system.
 	Files fileSystem
 }
@@ -32,6 +35,7 @@ var ThisHost = sync.OnceValues(func() (Host, error) {
 		Privileged: os.Geteuid() == 0,
 		UID:        os.Geteuid(),
 		GID:        os.Getegid(),
+		Landlock:   landlockVersion(),
 		Files:      hostFiles{os.DirFS("/").(fileSystem)},
 	}
 	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")

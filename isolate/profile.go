@@ -1,6 +1,7 @@
 package isolate
 
 import (
+	"errors"
 	"io/fs"
 	"slices"
 	"sync"
@@ -36,7 +37,7 @@ type Given struct {
 // Prepare looks into the host's files for what the programs of spec.Allow need. It
 // changes nothing. All faults of the spec are reported together.
 func Prepare(spec Spec, host Host) (*Profile, error) {
-	if err := spec.check(); err != nil {
+	if err := errors.Join(spec.check(), spec.CheckIdentity(host)); err != nil {
 		return nil, err
 	}
 	seen := &recorder{fileSystem: host.Files, stamps: map[look]stamp{}}
@@ -51,7 +52,7 @@ func Prepare(spec Spec, host Host) (*Profile, error) {
 	if err := p.fillView(); err != nil {
 		return nil, err
 	}
-	if err := p.view.writeXorExecute(p.uid); err != nil {
+	if err := p.view.writeXorExecute(p.uid, p.host.Privileged); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -126,7 +127,8 @@ type look struct {
 // is not there.
 type stamp struct {
 	dev, ino     uint64
-	mode, uid    uint32
+	mode         uint32
+	uid, gid     uint32
 	links        uint64 // of a regular file
 	size         int64  // and the times, where the content was looked at
 	mtime, ctime syscall.Timespec
@@ -145,7 +147,7 @@ func (l look) stamp(files fileSystem) stamp {
 	if !ok {
 		return stamp{}
 	}
-	t := stamp{dev: uint64(s.Dev), ino: s.Ino, mode: s.Mode, uid: s.Uid}
+	t := stamp{dev: uint64(s.Dev), ino: s.Ino, mode: s.Mode, uid: s.Uid, gid: s.Gid}
 	if info.Mode().IsRegular() {
 		t.links = uint64(s.Nlink)
 	}

@@ -111,7 +111,7 @@ func (c *compiler) receiveTrees(binds []bind) {
 		return
 	}
 	for _, b := range binds {
-		c.plan.Trees = append(c.plan.Trees, Tree{b.source, b.info, b.flat})
+		c.plan.Trees = append(c.plan.Trees, Tree{b.source, b.info, b.flat, b.writable, b.idMap(c.plan.uid, c.plan.gid)})
 	}
 	for left := len(binds); left > 0; left -= TreesPerMessage {
 		receive, control := receiveMessage(min(left, TreesPerMessage), "trees")

@@ -65,11 +65,26 @@ const (
 	checkShmat
 	checkSocket
 	checkSocketpair
+	checkModeSecond // set-id bits of the mode that is the second argument
+	checkModeThird
+	checkOpen
+	checkOpenat
 )
 
 var conditional = map[string]check{
+	"chmod":       checkModeSecond,
 	"clone":       checkClone,
+	"creat":       checkModeSecond,
+	"fchmod":      checkModeSecond,
+	"fchmodat":    checkModeThird,
+	"fchmodat2":   checkModeThird,
 	"ioctl":       checkIoctl,
+	"mkdir":       checkModeSecond,
+	"mkdirat":     checkModeThird,
+	"mknod":       checkModeSecond,
+	"mknodat":     checkModeThird,
+	"open":        checkOpen,
+	"openat":      checkOpenat,
 	"personality": checkPersonality,
 	"prlimit64":   checkPrlimit,
 	"setrlimit":   checkSetrlimit,
@@ -79,12 +94,14 @@ var conditional = map[string]check{
 }
 
 // answeredENOSYS are calls whose absence programs handle: libraries fall back.
-// With memfds and execveat a program could run what it has written.
+// With memfds and execveat a program could run what it has written; the mode of
+// openat2 lies in memory, where a filter cannot look.
 var answeredENOSYS = map[string]bool{
 	"clone3":         true,
 	"execveat":       true,
 	"memfd_create":   true,
 	"memfd_secret":   true,
+	"openat2":        true,
 	"io_uring_setup": true, "io_uring_enter": true, "io_uring_register": true,
 }
 
@@ -217,8 +234,30 @@ func checks(c check) []unix.SockFilter {
 		return exactly(0, either(unix.AF_UNIX, yes, families))
 	case checkSocketpair:
 		return exactly(0, oneOf([]uint32{unix.AF_UNIX}, no))
+	case checkModeSecond:
+		return withoutSetID(1)
+	case checkModeThird:
+		return withoutSetID(2)
+	case checkOpen:
+		return whereCreated(1)
+	case checkOpenat:
+		return whereCreated(2)
 	}
 	panic("isolate: bug: no such check")
+}
+
+// A set-user-ID file that a program leaves in a directory of the host would run
+// as the program's id outside for whoever finds it there, out of the cell. As
+// systemd's RestrictSUIDSGID=, and for O_TMPFILE as well. The kernel looks at the
+// low sixteen bits of a mode.
+func withoutSetID(mode uint32) []unix.SockFilter {
+	return []unix.SockFilter{load(argLow(mode)), jump(unix.BPF_JSET, unix.S_ISUID|unix.S_ISGID, 0, 1), ret(refuse), ret(allow)}
+}
+
+// whereCreated: only an open that may create has a mode, behind the flags.
+func whereCreated(openFlags uint32) []unix.SockFilter {
+	const create = unix.O_CREAT | unix.O_TMPFILE&^unix.O_DIRECTORY
+	return append([]unix.SockFilter{load(argLow(openFlags)), jump(unix.BPF_JSET, create, 1, 0), ret(allow)}, withoutSetID(openFlags+1)...)
 }
 
 const (

@@ -7,7 +7,9 @@
 //     libraries and the little data that they need, bound file by file and
 //     read-only; what can be written cannot be executed;
 //   - no capability, no_new_privs, a system call filter, bounded resources, a
-//     new session and a new keyring.
+//     new session and a new keyring;
+//   - where the kernel has Landlock with Linux 5.19's features, what may be
+//     executed and written a second time, by its rules.
 //
 // Compile turns a Spec into a Plan: a flat list of system calls with prepared
 // arguments. Everything that can be wrong with a Spec is found there, before
@@ -39,6 +41,17 @@ type Spec struct {
 	// Allow has the absolute paths of further programs that the program may
 	// start. The program itself is always allowed.
 	Allow []string
+	// SHA256 pins programs: path → digest, in hexadecimal. What is pinned must be
+	// allowed, and is read where it was opened: device and inode are those that
+	// are executed. Another digest is a *PinError. Libraries are not pinned, and
+	// a file that is written in place while a start is under way is not noticed.
+	SHA256 map[string]string
+	// Needs are absolute paths, or patterns as path.Match takes them, of further
+	// files and directories that the programs need, where the view does not find
+	// it out: read-only. Shared objects in them can be loaded, with the libraries
+	// that those are linked with; nothing in them can be executed. A pattern that
+	// matches nothing is an error.
+	Needs []string
 	// Mounts are shown besides the view, in the order of their depth.
 	Mounts []Mount
 	// Network is what of the network is reachable; nothing unless said.
@@ -49,7 +62,8 @@ type Spec struct {
 	// root, not even inside.
 	UID, GID int
 	// HostUID and HostGID are the ids outside, for a privileged host; 65534
-	// where 0. An ordinary user's programs keep the user's own ids.
+	// where 0. An ordinary user's programs keep the user's own ids, and others
+	// are an error (EPERM).
 	HostUID, HostGID int
 	// NoJIT refuses executable anonymous memory (PR_SET_MDWE, Linux 6.3): it
 	// breaks node, java and grep -P.
@@ -159,7 +173,11 @@ func (tmpfsMount) sealed()          {}
 // program likes.
 func RO(path string) Mount { return bindMount{path: path} }
 
-// RW is RO with writing. A privileged host's programs write as HostUID.
+// RW is RO with writing. A privileged host's programs act there as the owner of
+// path does, and what they write is the owner's, where its file system takes
+// idmapped mounts (IDMap says which); else, and where path belongs to root, they
+// write as HostUID. A path that a program could not write is an error of the
+// start. An ordinary user's programs write as the user.
 func RW(path string) Mount { return bindMount{path: path, writable: true} }
 
 // Tmpfs is an empty directory in memory, of at most size bytes, in which

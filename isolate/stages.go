@@ -74,13 +74,13 @@ func (c *compiler) stageOne(namespaces string) {
 	}
 	child(sys("execveat", resultOf(image), str(""), stringArray([]string{"init"}, false), null, flags("AT_EMPTY_PATH")))
 	s.Parent = []*Call{
-		c.sendPidfd(s, RecordCloned),
+		sendPidfd(s, RecordCloned),
 		sys("exit_group", num(0)),
 	}
 }
 
 // sendPidfd sends a record to the host with the pidfd that the clone stored.
-func (c *compiler) sendPidfd(s *Sequence, kind uint64) *Call {
+func sendPidfd(s *Sequence, kind uint64) *Call {
 	control := &block{bytes: controlMessage(1)}
 	s.pidfd = at(control, unix.CmsgLen(0), "&pidfd")
 	return sendRecord(kind, control, "pidfd")
@@ -250,6 +250,9 @@ func (c *compiler) start() error {
 	child(sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: make([]byte, 8)}, 0, "[]"), null, num(8)))
 	c.plan.chdir = len(s.Child)
 	s.Child = append(s.Child, nil, nil) // the working directory: see with
+	for _, call := range c.landlock() {
+		child(call)
+	}
 	child(sys("close_range", num(3), num(0xffffffff), flags("CLOSE_RANGE_CLOEXEC")))
 	// The program's, not init's: descriptors in flight are counted for all of a
 	// user's programs together, and one of them could use up what init needs to
@@ -265,7 +268,7 @@ func (c *compiler) start() error {
 	s.Child = append(s.Child, nil) // the execve: see with
 	s.Parent = []*Call{
 		sys("close_range", num(0), num(2), num(0)),
-		c.sendPidfd(s, RecordStarted),
+		sendPidfd(s, RecordStarted),
 		sys("close_range", num(4), num(0xffffffff), num(0)),
 	}
 	return nil

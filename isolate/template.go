@@ -82,7 +82,7 @@ func (p *Plan) Key() (key [sha256.Size]byte, err error) {
 		if !ok {
 			return key, unix.ENOTSUP
 		}
-		binary.Write(h, binary.NativeEndian, []uint64{uint64(s.Dev), s.Ino, uint64(len(t.Path))})
+		binary.Write(h, binary.NativeEndian, []uint64{uint64(s.Dev), s.Ino, uint64(t.Map.FileUID), uint64(t.Map.FileGID), uint64(len(t.Path))})
 		h.Write([]byte(t.Path))
 		binary.Write(h, binary.NativeEndian, t.Flat)
 	}

@@ -26,7 +26,8 @@ type bind struct {
 	source   string // on the host, resolved: the same path unless there is a root
 	info     fs.FileInfo
 	writable bool
-	exec     bool // may be executed, or mapped executable
+	exec     bool // may be mapped executable
+	run      bool // may be executed, or holds what may
 	device   bool
 	flat     bool // without what is mounted below it
 	asNamed  bool // by nobody's links but root's: a mount of the spec
@@ -42,6 +43,8 @@ type view struct {
 	links  map[string]string // path of a symbolic link → its text
 	texts  map[string]string // generated files
 	dirs   map[string]bool   // directories that must exist
+
+	deciding []string // links by which programs are found
 }
 
 func newView(files fileSystem) *view {
@@ -76,6 +79,7 @@ type walk struct {
 	// exchange for something else while a start is under way: one that is not
 	// root's, or that lies below a directory where others may rename.
 	doubtful string
+	links    []string // all of them
 }
 
 // follow is resolve for a name that need not exist.
@@ -124,6 +128,7 @@ func (v *view) follow(name string) (w walk, err error) {
 			w.doubtful = next
 		}
 		v.links[next] = text
+		w.links = append(w.links, next)
 		if path.IsAbs(text) {
 			w.real = "/"
 		}
@@ -170,6 +175,7 @@ func (v *view) show(name string, want bind) (bind, error) {
 	if old, ok := v.binds[real]; ok {
 		want.writable = want.writable || old.writable
 		want.exec = (want.exec || old.exec) && !want.writable
+		want.run = (want.run || old.run) && want.exec
 	}
 	v.binds[real] = want
 	return want, nil
@@ -185,7 +191,12 @@ func (v *view) showIfThere(name string, want bind) error {
 
 // program shows a program with its closure and what its kind needs.
 func (v *view) program(name string) error {
-	b, err := v.show(name, bind{exec: true})
+	w, err := v.follow(name)
+	if err != nil {
+		return err
+	}
+	v.deciding = append(v.deciding, w.links...)
+	b, err := v.show(name, bind{exec: true, run: true})
 	if err != nil {
 		return err
 	}
@@ -206,12 +217,12 @@ func (v *view) program(name string) error {
 
 // library shows what the ELF file at the resolved path is linked with.
 func (v *view) library(name string) error {
-	closure, err := v.linker.closure(name)
+	found, err := v.linker.closure(name)
 	if err != nil {
 		return err
 	}
-	for _, c := range closure {
-		b, err := v.show(c, bind{exec: true})
+	for _, c := range found.files() {
+		b, err := v.show(c, bind{exec: true, run: c == found.interp})
 		if err == nil && !b.info.Mode().IsRegular() {
 			err = unix.ENOEXEC
 		}
@@ -224,8 +235,14 @@ func (v *view) library(name string) error {
 
 // writeXorExecute refuses an executable file that the program could write, or
 // replace, by way of a writable mount: below one, or under another name of the
-// same file there. outside is the program's id on the host.
-func (v *view) writeXorExecute(outside int) error {
+// same file there. outside is the program's id on the host; maps is a host that lets
+// it act as a mount's owner.
+func (v *view) writeXorExecute(outside int, maps bool) error {
+	for _, link := range v.deciding {
+		if in, inside := v.below(link); inside && in.writable {
+			return fmt.Errorf("the link %s decides what is executed and lies in %s, which is writable: what can be written must not be executed", link, in.path)
+		}
+	}
 	for _, b := range v.binds {
 		if !b.exec {
 			continue
@@ -234,11 +251,16 @@ func (v *view) writeXorExecute(outside int) error {
 			return fmt.Errorf("%s can be executed and lies in %s, which is writable: what can be written must not be executed", b.path, in.path)
 		}
 		s, ok := b.info.Sys().(*syscall.Stat_t)
-		if !ok || s.Nlink < 2 || !b.info.Mode().IsRegular() || int(s.Uid) != outside && b.info.Mode()&0o022 == 0 {
+		if !ok || s.Nlink < 2 || !b.info.Mode().IsRegular() {
 			continue
 		}
 		for _, w := range v.binds {
-			if ws, ok := w.info.Sys().(*syscall.Stat_t); ok && w.writable && ws.Dev == s.Dev {
+			if !w.writable {
+				continue
+			}
+			ws, ok := w.info.Sys().(*syscall.Stat_t)
+			writes := int(s.Uid) == outside || maps && s.Uid == ws.Uid && s.Uid != 0 || b.info.Mode()&0o022 != 0 // in w a program acts as its owner
+			if ok && writes && ws.Dev == s.Dev {
 				return fmt.Errorf("%s can be executed, has %d names and could be written by another one in %s: what can be written must not be executed", b.path, s.Nlink, w.path)
 			}
 		}
@@ -357,11 +379,11 @@ func (v *view) objects(dir string) error {
 		if !strings.Contains(path.Base(name), ".so") {
 			return v.dormant("/"+name, d)
 		}
-		closure, err := v.linker.closure("/" + name)
+		found, err := v.linker.closure("/" + name)
 		if err != nil {
 			return nil
 		}
-		for _, c := range closure {
+		for _, c := range found.files() {
 			if _, err := v.show(c, bind{exec: true}); err != nil {
 				return err
 			}
@@ -427,13 +449,13 @@ func (v *view) mergedLinks() {
 
 // system shows all of /usr and what points out of it.
 func (v *view) system() error {
-	if _, err := v.show("/usr", bind{exec: true}); err != nil {
+	if _, err := v.show("/usr", bind{exec: true, run: true}); err != nil {
 		return err
 	}
 	for _, name := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
 		info, err := v.files.Lstat(name)
 		if err == nil && info.IsDir() {
-			if _, err := v.show("/"+name, bind{exec: true}); err != nil {
+			if _, err := v.show("/"+name, bind{exec: true, run: true}); err != nil {
 				return err
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -316,6 +317,7 @@ func (c *Cmd) launch() (p *Process, err error) {
 		return p, err
 	}
 	step("begun")
+	c.Plan.Enforced = slices.Concat(c.Plan.Enforced, p.owners)
 	if !p.unlimit() {
 		return p, c.ctx.Err() // cancelled just now: the deadline may be set
 	}
@@ -346,6 +348,9 @@ func (c *Cmd) newCell() (*cell, error) {
 	p, err := c.begin(namespaces)
 	if err != nil {
 		return nil, err
+	}
+	if given.Template {
+		p.owners = template.owners
 	}
 	return &cell{p, profile.Profile, given, program}, nil
 }
@@ -396,7 +401,7 @@ func (c *Cmd) begin(namespaces []int) (p *Process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p = &Process{pair: pair, plan: c.Plan, program: c.Path, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1}
+	p = &Process{pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1}
 	farFile := os.NewFile(uintptr(far), "init's end")
 	defer farFile.Close()
 	p.limit(c.ctx, c.launcher.life)

@@ -68,6 +68,7 @@ type Launcher struct {
 	life    context.Context // ends with the launcher's process
 
 	profiles profiles
+	maps     idMaps
 }
 
 var errClosed = errors.New("the launcher is closed")
@@ -123,6 +124,7 @@ func (l *Launcher) Close() error {
 	l.close.Do(func() { l.control.Close() })
 	<-l.done
 	l.profiles.close()
+	l.maps.forget()
 	return nil
 }
 

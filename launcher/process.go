@@ -22,6 +22,9 @@ type Process struct {
 	pair    *conn
 	plan    *isolate.Plan
 	program string
+	owners  []string // whose its writes are, in words
+
+	launcher *Launcher
 
 	mu    sync.Mutex // guards the descriptors against use after close
 	init  int        // pidfd of init
@@ -185,7 +188,7 @@ func (p *Process) sendSetUp(groups []*os.File) error {
 	if err != nil {
 		return err
 	}
-	trees, err := openTrees(p.plan.Trees)
+	trees, err := p.openTrees()
 	defer closeAll(trees)
 	if err != nil {
 		return p.failure("host", "detached mounts", err)
@@ -237,13 +240,21 @@ func (p *Process) gone(what string, err error) error {
 
 // openTrees makes a detached mount of each file, which must still be the file
 // that was examined when the plan was made.
-func openTrees(trees []isolate.Tree) (fds []int, err error) {
-	for _, t := range trees {
+func (p *Process) openTrees() (fds []int, err error) {
+	uid, gid, _ := p.plan.Credential()
+	for _, t := range p.plan.Trees {
 		fd, err := openTree(t)
 		if err != nil {
 			return fds, &os.PathError{Op: "mount", Path: t.Path, Err: err}
 		}
 		fds = append(fds, fd)
+		if t.Writable {
+			owner, err := p.launcher.own(fd, t, uid, gid)
+			if err != nil {
+				return fds, &os.PathError{Op: "writable mount of", Path: t.Path, Err: err}
+			}
+			p.owners = append(p.owners, owner)
+		}
 	}
 	return fds, nil
 }

@@ -34,6 +34,7 @@ type profile struct {
 type template struct {
 	mu        sync.RWMutex // held for reading while the descriptors are sent
 	user, mnt *os.File     // nil: not made yet, or closed
+	owners    []string     // whose writes in it are, in words
 }
 
 // maxProfiles bounds what is remembered. A template keeps the file systems of what
@@ -128,7 +129,7 @@ func (l *Launcher) wantTemplate(p *profile) {
 func (l *Launcher) makeTemplate(plan *isolate.Plan, t *template) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	made, err := l.newTemplate(ctx, plan)
+	made, owners, err := l.newTemplate(ctx, plan)
 	if err != nil {
 		return
 	}
@@ -138,7 +139,7 @@ func (l *Launcher) makeTemplate(plan *isolate.Plan, t *template) {
 	for _, p := range ps.entries {
 		if p.template == t && !ps.closed {
 			t.mu.Lock()
-			t.user, t.mnt = made[0], made[1]
+			t.user, t.mnt, t.owners = made[0], made[1], owners
 			t.mu.Unlock()
 			return
 		}
@@ -148,25 +149,25 @@ func (l *Launcher) makeTemplate(plan *isolate.Plan, t *template) {
 }
 
 // newTemplate runs the plan of a template.
-func (l *Launcher) newTemplate(ctx context.Context, plan *isolate.Plan) (made [2]*os.File, err error) {
+func (l *Launcher) newTemplate(ctx context.Context, plan *isolate.Plan) (made [2]*os.File, owners []string, err error) {
 	c := &Cmd{Path: "a template", Plan: plan, launcher: l, ctx: ctx}
 	p, err := c.begin(nil)
 	if err != nil {
-		return made, err
+		return made, nil, err
 	}
 	defer p.abandon()
 	for p.made[0] == nil {
 		r, fds, err := p.receive()
 		if err != nil {
-			return made, err
+			return made, nil, err
 		}
 		if _, err := p.advance(r, fds); err != nil {
-			return made, err
+			return made, nil, err
 		}
 	}
 	step("template made")
 	made, p.made = p.made, made
-	return made, nil
+	return made, p.owners, nil
 }
 
 // hold gives the descriptors of the namespaces, which stay open until release;

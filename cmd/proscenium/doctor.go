@@ -148,7 +148,7 @@ func (d *doctor) groups() *cgroup.Group {
 func (d *doctor) landlock() {
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
-		d.lacking("Landlock", "the second line behind the view of the file system is not there ("+errno.Error()+")", "a kernel from 5.13 on with lsm=landlock,…; the view itself does not need it")
+		d.lacking("Landlock", "the second line behind the view of the file system is not there ("+errno.Error()+")", "a kernel from 5.19 on with lsm=landlock,…; the view itself does not need it")
 		return
 	}
 	d.ok("Landlock", "ABI %d", abi)

@@ -37,8 +37,8 @@ type programFlags struct {
 	pids                      int64
 	timeout                   time.Duration
 	cpuTime                   time.Duration
-	allow, ro, rw, env        []string
-	limits                    string
+	allow, need, ro, rw, env  []string
+	limits, runAs             string
 	noJIT                     bool
 
 	changed func(flag string) bool // whether the command line has it
@@ -56,12 +56,14 @@ func (f *programFlags) register(cmd *cobra.Command) {
 	flags.DurationVar(&f.cpuTime, "cpu-time", 0, "budget of processor time, all processes together (0: none)")
 	flags.StringVar(&f.profile, "profile", "hardened", "hardened: only allowed programs exist; system: all of /usr")
 	flags.StringArrayVar(&f.allow, "allow", nil, "another program that may be started (repeatable)")
+	flags.StringArrayVar(&f.need, "need", nil, "a file, directory or pattern that programs load from (repeatable)")
 	flags.StringArrayVar(&f.ro, "ro", nil, "show a file or directory, read-only (repeatable)")
 	flags.StringArrayVar(&f.rw, "rw", nil, "show a file or directory, writable, nothing in it executable (repeatable)")
 	flags.StringVar(&f.dir, "dir", "", "working directory inside (default /)")
 	flags.StringArrayVar(&f.env, "env", nil, "NAME=value for the program, which inherits nothing (repeatable)")
 	flags.StringVar(&f.net, "net", "none", "none: an empty network; host: the host's")
 	flags.StringVar(&f.limits, "limits", "enforced", "none: run without memory, CPU and process limits, and say so in the report")
+	flags.StringVar(&f.runAs, "run-as", "", "UID[:GID] that the program has on the host, where that is root's to choose (default 65534)")
 	flags.BoolVar(&f.noJIT, "no-jit", false, "refuse executable anonymous memory (breaks node and java)")
 }
 
@@ -118,7 +120,14 @@ func (f *programFlags) spec() (isolate.Spec, error) {
 			spec.Mounts = append(spec.Mounts, mount)
 		}
 	}
+	spec.Needs = f.need
 	spec.NoJIT = f.noJIT
+	if f.runAs != "" {
+		var err error
+		if spec.HostUID, spec.HostGID, err = handler.ParseRunAs(f.runAs); err != nil {
+			faults = append(faults, fmt.Errorf("--run-as: %w", err))
+		}
+	}
 	return spec, errors.Join(faults...)
 }
 

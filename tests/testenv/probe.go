@@ -92,9 +92,9 @@ func printProbe() {
 	}
 	cgroup, _ := os.ReadFile("/proc/self/cgroup")
 	s.Cgroup = string(cgroup)
-	s.Terminal = errnoOf(open("/dev/tty", unix.O_RDWR))
+	s.Terminal = Errno(open("/dev/tty", unix.O_RDWR))
 	_, err := os.Stat("/proc/1")
-	s.Init = errnoOf(err)
+	s.Init = Errno(err)
 	json.NewEncoder(os.Stdout).Encode(s)
 }
 
@@ -111,7 +111,8 @@ func open(path string, flags int) error {
 	return err
 }
 
-func errnoOf(err error) string {
+// Errno is the name of the errno in err; "" for none.
+func Errno(err error) string {
 	var errno unix.Errno
 	if err == nil {
 		return ""
