@@ -38,8 +38,8 @@ func (m *idMaps) forgetLocked() {
 }
 
 // own decides whose the writes to a tree are and returns that in words for
-// Enforced; it is an error when there can be none. A file system that takes no
-// idmapped mount is no error while the program may write all the same.
+// Enforced. That there can be none is no error, for it may be read all the same,
+// but said.
 func (l *Launcher) own(tree int, t isolate.Tree, uid, gid uint32) (string, error) {
 	mapped := errors.New("that is root")
 	if t.Map != (isolate.IDMap{}) {
@@ -52,8 +52,8 @@ func (l *Launcher) own(tree int, t isolate.Tree, uid, gid uint32) (string, error
 		return "", os.NewSyscallError("fstat", err)
 	}
 	if !mayWrite(tree, &st, uid, gid) {
-		return "", fmt.Errorf("programs run as %d:%d and could not write there (owner %d:%d, mode %#o), nor can they act as its owner: %w; chown it to an ordinary user or to the id that programs run as, or show it read-only: %w",
-			uid, gid, st.Uid, st.Gid, st.Mode&0o7777, mapped, unix.EACCES)
+		return fmt.Sprintf("writes to %s: none: the program runs as %d:%d and may not write there (owner %d:%d, mode %#o), nor can it act as the owner (%v); chown it to an ordinary user or to the id that programs run as",
+			t.Path, uid, gid, st.Uid, st.Gid, st.Mode&0o7777, mapped), nil
 	}
 	return fmt.Sprintf("writes to %s: owned by uid %d", t.Path, uid), nil
 }
