@@ -98,6 +98,11 @@ func TestLimitsCheck(t *testing.T) {
 		"cpu period":     {CPUPeriod: time.Minute},
 		"least is 1ms":   {CPU: 0.01, CPUPeriod: time.Millisecond},
 		"pids limit":     {Pids: 1},
+		"no rate":        {IO: []IOLimit{{Device: "/dev/vda"}}},
+		"negative":       {IO: []IOLimit{{Device: "8:0", Read: -1}}},
+		"absolute path":  {IO: []IOLimit{{Device: "vda", Read: 1}}},
+		"given twice":    {IO: []IOLimit{{Device: "8:0", Read: 1}, {Device: "8:0", Write: 1}}},
+		"at most 64":     {IO: make([]IOLimit, 65)},
 	} {
 		if err := l.Check(); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%+v: %v, want …%s…", l, err, text)
@@ -147,5 +152,22 @@ func TestNoCgroupKill(t *testing.T) {
 	defer dir.Close()
 	if err := (&Leaf{unified: dir}).Kill(); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestParsePressure(t *testing.T) {
+	const text = "some avg10=1.50 avg60=0.25 avg300=100.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"
+	want := Pressure{Stall{1.5, 0.25, 100, 1234 * time.Microsecond}, Stall{Total: 7 * time.Microsecond}}
+	if got := parsePressure([]byte(text)); got != want {
+		t.Errorf("%+v", got)
+	}
+	// Before Linux 5.13 the cpu has no second line.
+	if got := parsePressure([]byte("some avg10=0.00 avg60=0.00 avg300=0.00 total=5\n")); got != (Pressure{Some: Stall{Total: 5 * time.Microsecond}}) {
+		t.Errorf("%+v", got)
+	}
+	for _, junk := range []string{"", "\n", "some", "full x=y =\n", "other total=1"} {
+		if got := parsePressure([]byte(junk)); got != (Pressure{}) {
+			t.Errorf("%q: %+v", junk, got)
+		}
 	}
 }

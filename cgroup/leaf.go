@@ -96,6 +96,11 @@ func (l *Leaf) Ready() error {
 
 // limit sets the limits and reads them back.
 func (l *Leaf) limit(g *Group) (err error) {
+	if len(l.limits.IO) > 0 {
+		if err := g.ioError(l.dirs[0]); err != nil {
+			return err
+		}
+	}
 	var settings []setting
 	if len(g.legacy) == 0 {
 		settings, err = l.limits.writeUnified(g.unified.mount, filepath.Join(g.unified.group, l.name))
@@ -162,6 +167,9 @@ func (l *Leaf) describe(g *Group) {
 	add("memory: %d bytes, no swap, %s when it runs out%s", l.limits.Memory, tree, g.above("memory", float64(l.limits.Memory)))
 	add("cpu: %g cores over %v%s", l.limits.CPU, l.limits.CPUPeriod, g.above("cpu", l.limits.CPU))
 	add("pids: %d%s", l.limits.Pids, g.above("pids", float64(l.limits.Pids)))
+	for _, io := range l.limits.IO {
+		add("io: %s", io)
+	}
 	add("control groups: %s", g.Layout())
 }
 
