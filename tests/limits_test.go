@@ -2,6 +2,7 @@ package tests
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math"
 	"os"
@@ -232,5 +233,29 @@ func TestLimitsAreReadBack(t *testing.T) {
 	groups, err := os.ReadFile("/proc/" + itoa(pid) + "/cgroup")
 	if n := strings.Count(string(groups), "/proscenium-"); err != nil || n < 1 || testenv.Group(t).Layout() == "hybrid" && n < 5 {
 		t.Errorf("the program is in\n%s%v", groups, err)
+	}
+}
+
+// TestRefusedCellClosesItsPipes: both ends, at once, whoever refuses it.
+func TestRefusedCellClosesItsPipes(t *testing.T) {
+	testenv.NoLeaks(t)
+	for name, c := range map[string]struct {
+		program string
+		limits  cgroup.Limits
+	}{
+		"the control group": {"/usr/bin/true", cgroup.Limits{Pids: 1}},
+		"the start":         {"/nonexistent", cgroup.Limits{}},
+	} {
+		cmd := testenv.Launcher(t).Command(t.Context(), c.program)
+		pipe, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := handler.StartCell(cmd, testenv.Group(t), c.limits, handler.Budgets{}); err == nil {
+			t.Fatalf("%s took it", name)
+		}
+		if ours, theirs := pipe.Close(), cmd.Stdout.Close(); !errors.Is(ours, os.ErrClosed) || !errors.Is(theirs, os.ErrClosed) {
+			t.Errorf("refused by %s: %v, %v", name, ours, theirs)
+		}
 	}
 }
