@@ -1,9 +1,10 @@
 package cgroup
 
 import (
-	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -142,16 +143,27 @@ func TestBadNames(t *testing.T) {
 	}
 }
 
-// TestNoCgroupKill: before Linux 5.14 a group has no such file. That is said by
-// its type; who asked kills by the death of PID 1.
+// TestNoCgroupKill: before Linux 5.14, and in v1, a group has no such file. Then
+// each member is killed, and nobody that only was one.
 func TestNoCgroupKill(t *testing.T) {
-	dir, err := os.Open(t.TempDir())
+	dir := t.TempDir()
+	unified, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
-	if err := (&Leaf{unified: dir}).Kill(); !errors.Is(err, errors.ErrUnsupported) {
+	defer unified.Close()
+	member := exec.Command("/usr/bin/sleep", "1000")
+	if err := member.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Appendf(nil, "%d\n0\n4194304\n", member.Process.Pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := (&Leaf{unified: unified, dirs: []string{dir}}).Kill(); err != nil {
 		t.Errorf("%v", err)
+	}
+	if err := member.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("the member: %v", err)
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 // Ten thousand take a minute or two: go test ./tests -run ManyStarts -starts 10000
-var starts = flag.Int("starts", 300, "how many programs TestManyStarts starts")
+var starts = flag.Int("starts", 300, "how many programs TestManyStarts starts; a third with -short")
 
 // TestManyStarts: starts leave nothing behind, however many there were: no leaf,
 // zombie, descriptor, goroutine or mount, and no memory in the host or the launcher.
@@ -69,6 +69,9 @@ func TestManyStarts(t *testing.T) {
 		}
 		wg.Wait()
 		runtime.GC()
+	}
+	if testing.Short() {
+		*starts /= 3
 	}
 	run(100)
 	memory := func() (host, launcher int) { return anonymous(t, os.Getpid()), anonymous(t, l.Pid()) }
