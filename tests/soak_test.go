@@ -15,8 +15,8 @@ import (
 	"github.com/proscenium-dev/proscenium/tests/testenv"
 )
 
-// Ten thousand take a minute or two: go test ./tests -run ManyStarts -starts 10000
-var starts = flag.Int("starts", 300, "how many programs TestManyStarts starts; a third with -short")
+// Ten thousand take a few minutes: go test ./tests -run ManyStarts -many 10000
+var many = flag.Int("many", 300, "how many programs TestManyStarts starts; a third with -short")
 
 // TestManyStarts: starts leave nothing behind, however many there were: no leaf,
 // zombie, descriptor, goroutine or mount, and no memory in the host or the launcher.
@@ -71,14 +71,14 @@ func TestManyStarts(t *testing.T) {
 		runtime.GC()
 	}
 	if testing.Short() {
-		*starts /= 3
+		*many /= 3
 	}
 	run(100)
 	memory := func() (host, launcher int) { return anonymous(t, os.Getpid()), anonymous(t, l.Pid()) }
 	host, launcher := memory()
-	run(*starts)
+	run(*many)
 	hostAfter, launcherAfter := memory()
-	t.Logf("after %d starts: host %d → %d KiB, launcher %d → %d KiB", *starts, host, hostAfter, launcher, launcherAfter)
+	t.Logf("after %d starts: host %d → %d KiB, launcher %d → %d KiB", *many, host, hostAfter, launcher, launcherAfter)
 	if hostAfter > host+8<<10 || launcherAfter > launcher+8<<10 {
 		t.Errorf("memory grew: host %d → %d KiB, launcher %d → %d KiB", host, hostAfter, launcher, launcherAfter)
 	}
