@@ -196,6 +196,7 @@ func TestGraceThenKill(t *testing.T) {
 	if stubborn.Reason != handler.TimedOut || stubborn.Signal != unix.SIGKILL {
 		t.Errorf("stubborn: %s, %v", stubborn.Reason, stubborn.Signal)
 	}
+	b.Grace = time.Minute // a shell answers when its command has ended
 	polite := start(t, cgroup.Limits{}, b, shell, "/bin/sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done").wait()
 	if polite.Reason != handler.TimedOut || polite.ExitCode != 7 {
 		t.Errorf("polite: %s, %d", polite.Reason, polite.ExitCode)
