@@ -30,7 +30,7 @@
 //
 // This package alone imports containerd/cgroups, for writing the limit files.
 // Statistics are read from descriptors that stay open: see Stat. Killing goes
-// by cgroup.kill only, which needs no waiting for members.
+// by cgroup.kill, which needs no waiting for members, wherever v2 is mounted.
 package cgroup
 
 import (

@@ -1,9 +1,10 @@
 package cgroup
 
 import (
-	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -98,6 +99,11 @@ func TestLimitsCheck(t *testing.T) {
 		"cpu period":     {CPUPeriod: time.Minute},
 		"least is 1ms":   {CPU: 0.01, CPUPeriod: time.Millisecond},
 		"pids limit":     {Pids: 1},
+		"no rate":        {IO: []IOLimit{{Device: "/dev/vda"}}},
+		"negative":       {IO: []IOLimit{{Device: "8:0", Read: -1}}},
+		"absolute path":  {IO: []IOLimit{{Device: "vda", Read: 1}}},
+		"given twice":    {IO: []IOLimit{{Device: "8:0", Read: 1}, {Device: "8:0", Write: 1}}},
+		"at most 64":     {IO: make([]IOLimit, 65)},
 	} {
 		if err := l.Check(); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%+v: %v, want …%s…", l, err, text)
@@ -137,15 +143,43 @@ func TestBadNames(t *testing.T) {
 	}
 }
 
-// TestNoCgroupKill: before Linux 5.14 a group has no such file. That is said by
-// its type; who asked kills by the death of PID 1.
+// TestNoCgroupKill: before Linux 5.14, and in v1, a group has no such file. Then
+// each member is killed, and nobody that only was one.
 func TestNoCgroupKill(t *testing.T) {
-	dir, err := os.Open(t.TempDir())
+	dir := t.TempDir()
+	unified, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
-	if err := (&Leaf{unified: dir}).Kill(); !errors.Is(err, errors.ErrUnsupported) {
+	defer unified.Close()
+	member := exec.Command("/usr/bin/sleep", "1000")
+	if err := member.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Appendf(nil, "%d\n0\n4194304\n", member.Process.Pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := (&Leaf{unified: unified, dirs: []string{dir}}).Kill(); err != nil {
 		t.Errorf("%v", err)
+	}
+	if err := member.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("the member: %v", err)
+	}
+}
+
+func TestParsePressure(t *testing.T) {
+	const text = "some avg10=1.50 avg60=0.25 avg300=100.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"
+	want := Pressure{Stall{1.5, 0.25, 100, 1234 * time.Microsecond}, Stall{Total: 7 * time.Microsecond}}
+	if got := parsePressure([]byte(text)); got != want {
+		t.Errorf("%+v", got)
+	}
+	// Before Linux 5.13 the cpu has no second line.
+	if got := parsePressure([]byte("some avg10=0.00 avg60=0.00 avg300=0.00 total=5\n")); got != (Pressure{Some: Stall{Total: 5 * time.Microsecond}}) {
+		t.Errorf("%+v", got)
+	}
+	for _, junk := range []string{"", "\n", "some", "full x=y =\n", "other total=1"} {
+		if got := parsePressure([]byte(junk)); got != (Pressure{}) {
+			t.Errorf("%q: %+v", junk, got)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -96,6 +97,11 @@ func (l *Leaf) Ready() error {
 
 // limit sets the limits and reads them back.
 func (l *Leaf) limit(g *Group) (err error) {
+	if len(l.limits.IO) > 0 {
+		if err := g.ioError(l.dirs[0]); err != nil {
+			return err
+		}
+	}
 	var settings []setting
 	if len(g.legacy) == 0 {
 		settings, err = l.limits.writeUnified(g.unified.mount, filepath.Join(g.unified.group, l.name))
@@ -162,6 +168,9 @@ func (l *Leaf) describe(g *Group) {
 	add("memory: %d bytes, no swap, %s when it runs out%s", l.limits.Memory, tree, g.above("memory", float64(l.limits.Memory)))
 	add("cpu: %g cores over %v%s", l.limits.CPU, l.limits.CPUPeriod, g.above("cpu", l.limits.CPU))
 	add("pids: %d%s", l.limits.Pids, g.above("pids", float64(l.limits.Pids)))
+	for _, io := range l.limits.IO {
+		add("io: %s", io)
+	}
 	add("control groups: %s", g.Layout())
 }
 
@@ -183,9 +192,8 @@ func (l *Leaf) Tasks() []*os.File { return l.tasks }
 // Path is the leaf's directory: the v2 one where there is one.
 func (l *Leaf) Path() string { return l.dirs[0] }
 
-// Kill kills every process in the leaf at once (cgroup.kill, Linux 5.14). It is
-// errors.ErrUnsupported where v2 is not mounted: kill the program itself then,
-// and the kernel kills its namespace.
+// Kill kills every process in the leaf at once: by cgroup.kill (Linux 5.14), or
+// where v2 is not mounted each member, init among them, whose death is everybody's.
 func (l *Leaf) Kill() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -193,11 +201,11 @@ func (l *Leaf) Kill() error {
 		return os.ErrClosed
 	}
 	if l.unified == nil {
-		return errors.ErrUnsupported
+		return killMembers(l.dirs[0])
 	}
 	fd, err := unix.Openat(int(l.unified.Fd()), "cgroup.kill", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
-		return errors.ErrUnsupported
+		return killMembers(l.dirs[0])
 	}
 	if err != nil {
 		return &os.PathError{Op: "open", Path: l.unified.Name() + "/cgroup.kill", Err: err}
@@ -205,6 +213,39 @@ func (l *Leaf) Kill() error {
 	defer unix.Close(fd)
 	_, err = unix.Write(fd, []byte("1"))
 	return os.NewSyscallError("write cgroup.kill", err)
+}
+
+// killMembers kills who is in the group. A pidfd whose pid is a member's after it
+// was opened is a member's: nobody else is hit, whatever pids are used again.
+func killMembers(dir string) error {
+	members := func() ([]string, error) {
+		b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		return strings.Fields(string(b)), err
+	}
+	pids, err := members()
+	if err != nil {
+		return err
+	}
+	opened := map[string]int{}
+	for _, text := range pids {
+		pid, err := strconv.Atoi(text)
+		if err != nil || pid <= 0 {
+			continue // of another pid namespace
+		}
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+			defer unix.Close(fd)
+			opened[text] = fd
+		}
+	}
+	still, err := members()
+	for _, text := range still {
+		if fd, ok := opened[text]; ok {
+			if e := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); e != unix.ESRCH {
+				err = errors.Join(err, os.NewSyscallError("pidfd_send_signal", e))
+			}
+		}
+	}
+	return err
 }
 
 // Close removes the leaf. Its processes must have ended or been killed; Close

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +33,8 @@ type Limits struct {
 	// KillOne lets the kernel kill one process when memory runs out, instead of
 	// the whole tree (memory.oom.group).
 	KillOne bool
+	// IO bounds what block devices are asked to do. Nothing of it has a default.
+	IO []IOLimit
 }
 
 // Defaults stand where Limits say nothing.
@@ -82,6 +85,19 @@ func (l Limits) Check() error {
 	if l.Pids < MinPids || l.Pids > 4<<20 {
 		fault("pids limit %d: at least %d (init and the program)", l.Pids, MinPids)
 	}
+	if len(l.IO) > maxIOLimits {
+		fault("%d io limits: at most %d", len(l.IO), maxIOLimits)
+	}
+	devices := map[string]bool{}
+	for _, io := range l.IO {
+		if err := io.check(); err != nil {
+			faults = append(faults, err)
+		}
+		if devices[io.Device] {
+			fault("io limit of %s: given twice", io.Device)
+		}
+		devices[io.Device] = true
+	}
 	return errors.Join(faults...)
 }
 
@@ -89,7 +105,8 @@ func (l Limits) quota() time.Duration {
 	return time.Duration(l.CPU * float64(l.CPUPeriod)).Round(time.Microsecond)
 }
 
-// A setting is a limit file and what it must say.
+// A setting is a limit file and what it must say: alone, or for io.max, which has
+// a line for each device, in one line.
 type setting struct {
 	dir, file, want string
 }
@@ -99,7 +116,8 @@ func (s setting) verify() error {
 	if err != nil {
 		return fmt.Errorf("reading a limit back: %w", err)
 	}
-	if got := strings.TrimSpace(string(b)); got != s.want {
+	got := strings.TrimSpace(string(b))
+	if got != s.want && !(s.file == "io.max" && slices.Contains(strings.Split(got, "\n"), s.want)) {
 		return fmt.Errorf("the kernel did not take the limit: %s says %q, wanted %q", s.file, got, s.want)
 	}
 	return nil
@@ -141,7 +159,8 @@ func (l Limits) writeUnified(mount, group string) ([]setting, error) {
 		}
 		settings = append(settings, setting{dir, "memory.oom.group", "1"})
 	}
-	return settings, nil
+	io, err := writeIO(m, dir, l.IO)
+	return append(settings, io...), err
 }
 
 // writeLegacy sets the limits of the v1 groups. The whole tree dies

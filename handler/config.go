@@ -144,6 +144,16 @@ type limitsFile struct {
 	Grace     *duration   `toml:"grace"`
 	Output    *memorySize `toml:"output"`
 	KillOne   bool        `toml:"kill_one"`
+	IO        []ioFile    `toml:"io"`
+}
+
+// ioFile is an io limit; a rate that is left out is none.
+type ioFile struct {
+	Device   string     `toml:"device"`
+	Read     memorySize `toml:"read"`
+	Write    memorySize `toml:"write"`
+	ReadOps  int64      `toml:"read_ops"`
+	WriteOps int64      `toml:"write_ops"`
 }
 
 // duration is a string such as "10s"; "none" is 0.
@@ -410,6 +420,9 @@ func (f *limitsFile) limits() (cgroup.Limits, Budgets) {
 		if l.Pids == 0 {
 			l.Pids = -1
 		}
+	}
+	for _, io := range f.IO {
+		l.IO = append(l.IO, cgroup.IOLimit{Device: io.Device, Read: io.Read.bytes, Write: io.Write.bytes, ReadOps: io.ReadOps, WriteOps: io.WriteOps})
 	}
 	if f.Output != nil {
 		b.Output = f.Output.bytes

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -47,14 +48,16 @@ func TestManifest(t *testing.T) {
   args_allowed = { "/usr/bin/ls" = ["-l"] },
   env = { allow = ["LANG"], deny = ["PATH"], set = { TZ = "UTC" } },
   stdin = "null", profile = "system", network = "host", no_jit = true, warm = 3, run_as = "7:8",
-  limits = { memory = "64M", cpu = 0.5, cpu_period = "50ms", pids = 9, wall = "1m", cpu_time = "10s", grace = "1s", kill_one = true },
+  limits = { memory = "64M", cpu = 0.5, cpu_period = "50ms", pids = 9, wall = "1m", cpu_time = "10s", grace = "1s", kill_one = true,
+    io = [{ device = "/dev/vda", read = "10M", write_ops = 100 }] },
 }`, 1), `name = "a"`, "name = \"a\"\ninitial_state = \"s\"\ndeadline = \"none\"\nmemory = \"1M\"", 1)
 	if m, err = ParseManifest([]byte(all), "/"); err != nil {
 		t.Fatal(err)
 	}
 	c = m.Process
+	limits := cgroup.Limits{Memory: 64 << 20, CPU: 0.5, CPUPeriod: 50 * time.Millisecond, Pids: 9, KillOne: true, IO: []cgroup.IOLimit{{Device: "/dev/vda", Read: 10 << 20, WriteOps: 100}}}
 	if m.Deadline != 0 || m.Memory != 1<<20 || string(m.State) != "s" || !c.StdinNull || c.Warm != 3 || !c.Isolation.NoJIT || c.Isolation.HostUID != 7 || c.Isolation.HostGID != 8 || c.Isolation.View != isolate.ViewSystem || c.Isolation.Network != isolate.NetworkHost ||
-		c.Limits != (cgroup.Limits{Memory: 64 << 20, CPU: 0.5, CPUPeriod: 50 * time.Millisecond, Pids: 9, KillOne: true}) || c.Budgets != (Budgets{Wall: time.Minute, CPU: 10 * time.Second, Grace: time.Second}) ||
+		!reflect.DeepEqual(c.Limits, limits) || c.Budgets != (Budgets{Wall: time.Minute, CPU: 10 * time.Second, Grace: time.Second}) ||
 		c.Env.Set["TZ"] != "UTC" || c.ArgsAllowed["/usr/bin/ls"][0] != "-l" || c.ReadOnlyPaths[0] != "/srv" {
 		t.Errorf("%+v, %+v", m, c)
 	}

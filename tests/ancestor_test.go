@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,17 +19,19 @@ import (
 	"github.com/proscenium-dev/proscenium/isolate"
 	"github.com/proscenium-dev/proscenium/launcher"
 	"github.com/proscenium-dev/proscenium/tests/testenv"
+	"golang.org/x/sys/unix"
 )
 
 func init() { testenv.Role("beneath", beneathRole) }
 
 // A beneath is a host whose own group has limits.
 type beneath struct {
-	Groups  []string          // the host's group, in every hierarchy
-	Files   map[string]string // its limits
-	Later   map[string]string // the same, after the first program
-	Limits  cgroup.Limits     // of each program
-	Program []string
+	Groups    []string          // the host's group, in every hierarchy
+	Files     map[string]string // its limits
+	Later     map[string]string // the same, after the first program
+	Limits    cgroup.Limits     // of each program
+	Program   []string
+	Contained bool // the host sees nothing above its group, as in a container (v2 only)
 }
 
 // A report is what it says of a program.
@@ -71,6 +74,14 @@ func (b beneath) run(t *testing.T) []report {
 	cmd := exec.Command(testenv.Self(t), string(what))
 	cmd.Env = append(os.Environ(), testenv.RoleEnv("beneath"))
 	cmd.Stderr = os.Stderr
+	if b.Contained {
+		group, err := os.Open(b.Groups[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer group.Close()
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd()), Unshareflags: syscall.CLONE_NEWCGROUP | syscall.CLONE_NEWNS}
+	}
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -105,6 +116,11 @@ func beneathRole() {
 		}
 	}
 	fail(json.Unmarshal([]byte(os.Args[1]), &b))
+	if b.Contained {
+		fail(hide("cgroup2")) // the host's
+		fail(unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""))
+		b.Groups = nil
+	}
 	for _, dir := range b.Groups {
 		fail(os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0))
 	}

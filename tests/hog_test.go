@@ -76,7 +76,7 @@ var hogs = map[string]func(int) (int, error){
 		runtime.GOMAXPROCS(n + 1)
 		for range n {
 			go func() {
-				for {
+				for i := 0; ; i++ { // never done
 				}
 			}()
 		}

@@ -2,6 +2,7 @@ package tests
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math"
 	"os"
@@ -119,10 +120,7 @@ func TestBusyLoopIsThrottled(t *testing.T) {
 		for _, period := range []time.Duration{100 * time.Millisecond, 40 * time.Millisecond} {
 			t.Run(name+"/"+period.String(), func(t *testing.T) {
 				c := begin(t, cgroup.Limits{CPU: cores, CPUPeriod: period})
-				share := measure(t, c.Leaf, 3*time.Second)
-				if ratio := share / cores; math.Abs(ratio-1) > 0.1 {
-					t.Errorf("used %.3f of a core, %.2f of the quota", share, ratio)
-				}
+				checkShare(t, c.Leaf, cores)
 				c.Kill(handler.Killed)
 				s := c.Wait().Stat
 				if s.ThrottledTime == 0 {
@@ -142,29 +140,36 @@ func hasPressure() bool {
 	return err == nil
 }
 
-// measure is how many cores the cell uses, over a span in which its limit was
-// reached in nearly every period: else it is the host's other work that held it,
-// and another span is taken.
-func measure(t testing.TB, leaf *cgroup.Leaf, span time.Duration) float64 {
+// checkShare wants the leaf to use its quota within a tenth over a few seconds. A
+// host that has other work to do can keep it from that: then another span is
+// taken. One that is itself a virtual machine can stand still on its account, which
+// it pays back later: so the sum of all spans will do.
+func checkShare(t testing.TB, leaf *cgroup.Leaf, cores float64) {
 	t.Helper()
-	read := func() (cgroup.Stat, time.Time) {
-		s, err := leaf.Stat()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s, time.Now()
-	}
+	first, begun := usage(t, leaf)
+	last, at := first, begun
+	var ratios []float64
 	for range 8 {
-		before, at := read()
-		time.Sleep(span)
-		after, then := read()
-		took := then.Sub(at)
-		if throttled := after.Throttled - before.Throttled; float64(throttled) >= 0.9*float64(took/leaf.Limits().CPUPeriod) {
-			return float64(after.CPU-before.CPU) / float64(took)
+		time.Sleep(3 * time.Second)
+		used, now := usage(t, leaf)
+		span := float64(used-last) / float64(now.Sub(at)) / cores
+		all := float64(used-first) / float64(now.Sub(begun)) / cores
+		if math.Abs(span-1) <= 0.1 || math.Abs(all-1) <= 0.1 {
+			return
 		}
+		last, at = used, now
+		ratios = append(ratios, span)
 	}
-	t.Fatal("the limit was never reached in nearly every period: is the host busy?")
-	return 0
+	t.Errorf("used %.2f of the quota", ratios)
+}
+
+func usage(t testing.TB, leaf *cgroup.Leaf) (time.Duration, time.Time) {
+	t.Helper()
+	u, err := leaf.Usage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.CPU, time.Now()
 }
 
 func TestForkBombIsHeld(t *testing.T) {
@@ -195,6 +200,7 @@ func TestGraceThenKill(t *testing.T) {
 	if stubborn.Reason != handler.TimedOut || stubborn.Signal != unix.SIGKILL {
 		t.Errorf("stubborn: %s, %v", stubborn.Reason, stubborn.Signal)
 	}
+	b.Grace = time.Minute // a shell answers when its command has ended
 	polite := start(t, cgroup.Limits{}, b, shell, "/bin/sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done").wait()
 	if polite.Reason != handler.TimedOut || polite.ExitCode != 7 {
 		t.Errorf("polite: %s, %d", polite.Reason, polite.ExitCode)
@@ -232,5 +238,29 @@ func TestLimitsAreReadBack(t *testing.T) {
 	groups, err := os.ReadFile("/proc/" + itoa(pid) + "/cgroup")
 	if n := strings.Count(string(groups), "/proscenium-"); err != nil || n < 1 || testenv.Group(t).Layout() == "hybrid" && n < 5 {
 		t.Errorf("the program is in\n%s%v", groups, err)
+	}
+}
+
+// TestRefusedCellClosesItsPipes: both ends, at once, whoever refuses it.
+func TestRefusedCellClosesItsPipes(t *testing.T) {
+	testenv.NoLeaks(t)
+	for name, c := range map[string]struct {
+		program string
+		limits  cgroup.Limits
+	}{
+		"the control group": {"/usr/bin/true", cgroup.Limits{Pids: 1}},
+		"the start":         {"/nonexistent", cgroup.Limits{}},
+	} {
+		cmd := testenv.Launcher(t).Command(t.Context(), c.program)
+		pipe, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := handler.StartCell(cmd, testenv.Group(t), c.limits, handler.Budgets{}); err == nil {
+			t.Fatalf("%s took it", name)
+		}
+		if ours, theirs := pipe.Close(), cmd.Stdout.Close(); !errors.Is(ours, os.ErrClosed) || !errors.Is(theirs, os.ErrClosed) {
+			t.Errorf("refused by %s: %v, %v", name, ours, theirs)
+		}
 	}
 }

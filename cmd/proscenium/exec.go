@@ -39,6 +39,7 @@ type programFlags struct {
 	cpuTime                   time.Duration
 	allow, need, ro, rw, env  []string
 	limits, runAs             string
+	io                        []string
 	noJIT                     bool
 
 	changed func(flag string) bool // whether the command line has it
@@ -52,6 +53,7 @@ func (f *programFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.memory, "memory", "256M", "memory limit; more kills the program")
 	flags.Float64Var(&f.cpu, "cpu", cgroup.Defaults.CPU, "CPU limit in cores: 0.5 is half of one")
 	flags.Int64Var(&f.pids, "pids", cgroup.Defaults.Pids, "most processes and threads at once, init included")
+	flags.StringArrayVar(&f.io, "io", nil, "limit of a disk: /dev/vda,read=10M,write=5M,read-ops=100,write-ops=50, any of them a second (repeatable)")
 	flags.DurationVar(&f.timeout, "timeout", 0, "wall-clock limit: SIGTERM, and a kill 2s later (0: none)")
 	flags.DurationVar(&f.cpuTime, "cpu-time", 0, "budget of processor time, all processes together (0: none)")
 	flags.StringVar(&f.profile, "profile", "hardened", "hardened: only allowed programs exist; system: all of /usr")
@@ -137,6 +139,13 @@ func (f *programFlags) cgroupLimits() (cgroup.Limits, error) {
 		err = fmt.Errorf("--memory: %w", err)
 	}
 	limits := cgroup.Limits{Memory: memory, CPU: f.cpu, Pids: f.pids}
+	for _, text := range f.io {
+		io, ioErr := parseIO(text)
+		if ioErr != nil {
+			ioErr = fmt.Errorf("--io %s: %w", text, ioErr)
+		}
+		limits.IO, err = append(limits.IO, io), errors.Join(err, ioErr)
+	}
 	if f.cpu == 0 || f.pids == 0 {
 		err = errors.Join(err, errors.New("--cpu and --pids: 0 is no limit; use --limits none to run without"))
 	}
@@ -188,21 +197,6 @@ it does not have come from the flags.`,
 	e.flags.register(cmd)
 	cmd.Flags().StringVar(&e.report, "report", "", "write a JSON report of the end to this file; - is standard error")
 	return cmd
-}
-
-// A report is what --report writes.
-type report struct {
-	Program         string   `json:"program"`
-	ExitCode        int      `json:"exit_code"`
-	Signal          string   `json:"signal"` // "" or a name such as SIGKILL
-	Reason          string   `json:"reason"`
-	Error           string   `json:"error,omitempty"`
-	WallSeconds     float64  `json:"wall_seconds"`
-	CPUSeconds      float64  `json:"cpu_seconds"`
-	MemoryPeakBytes uint64   `json:"memory_peak_bytes"`
-	Enforced        []string `json:"enforced"`
-	// Annotations are those of the --oci file.
-	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 func (e *execution) run(args []string) error {
@@ -287,11 +281,8 @@ func (e *execution) execute(args []string, r *report) (int, error) {
 	if err := stdio.finish(); err != nil {
 		fmt.Fprintln(os.Stderr, "proscenium:", err)
 	}
-	r.ExitCode, r.Reason, r.Enforced = result.ExitCode, string(result.Reason), cell.Enforced
-	if result.Signal != 0 {
-		r.Signal = unix.SignalName(result.Signal)
-	}
-	r.WallSeconds, r.CPUSeconds, r.MemoryPeakBytes = result.Wall.Seconds(), result.CPU.Seconds(), result.MemoryPeak
+	r.Enforced = cell.Enforced
+	r.tell(result)
 	return result.ExitCode, nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/proscenium-dev/proscenium/cgroup"
+
 	// testscript: each promise of the command line as a short script.
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -68,5 +70,17 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	case errors.As(err, &exit) && exit.ExitCode() == want, err == nil && want == 0:
 	default:
 		ts.Fatalf("want exit status %d, got %v", want, err)
+	}
+}
+
+func TestParseIO(t *testing.T) {
+	got, err := parseIO("/dev/vda,read=10M,write-ops=7")
+	if want := (cgroup.IOLimit{Device: "/dev/vda", Read: 10 << 20, WriteOps: 7}); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, text := range []string{"", "/dev/vda", "/dev/vda,", "/dev/vda,read", "/dev/vda,read=", "/dev/vda,read=0", "/dev/vda,read-ops=1K", "/dev/vda,write=-1", "/dev/vda,read=1,read=2", "/dev/vda,speed=1"} {
+		if l, err := parseIO(text); err == nil {
+			t.Errorf("%q is taken: %+v", text, l)
+		}
 	}
 }
