@@ -140,14 +140,17 @@ func onOddHost(t *testing.T, h hole) oddStart {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return oddRole(t, "odd host", string(text))
+	return oddRole(t, 0, "odd host", string(text))
 }
 
-func oddRole(t *testing.T, role string, args ...string) (s oddStart) {
+// oddRole plays a role, in new namespaces if some are given (not by unshare(2)
+// there, which is one thread's).
+func oddRole(t *testing.T, namespaces uintptr, role string, args ...string) (s oddStart) {
 	t.Helper()
 	cmd := exec.CommandContext(testenv.Context(t), testenv.Self(t), args...)
 	cmd.Env = append(os.Environ(), testenv.RoleEnv(role))
 	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: namespaces}
 	out, err := cmd.Output()
 	if err := errors.Join(err, json.Unmarshal(out, &s)); err != nil {
 		t.Fatalf("the odd host: %v: %s", err, out)
@@ -253,17 +256,14 @@ func TestOldKernels(t *testing.T) {
 // recognised, and said with the remedy.
 func TestMaskedProc(t *testing.T) {
 	testenv.Need(t, "root", os.Geteuid() == 0, "makes a mount namespace and mounts in it")
-	s := oddRole(t, "masked host")
+	s := oddRole(t, unix.CLONE_NEWNS, "masked host")
 	if !strings.Contains(s.Restricted, "/proc is masked: /proc/") || !strings.Contains(s.Error, "systempaths=unconfined") {
 		t.Errorf("%+v", s.Error)
 	}
 }
 
 func maskedHost() {
-	err := unix.Unshare(unix.CLONE_NEWNS)
-	if err == nil {
-		err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
-	}
+	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 	if err == nil {
 		err = unix.Mount("/dev/null", "/proc/timer_list", "", unix.MS_BIND, "")
 	}
