@@ -370,6 +370,10 @@ func TestLinksInMounts(t *testing.T) {
 					t.Errorf("%v: %v", m, err)
 				}
 			}
+			_, err := Prepare(Spec{Root: name}, host)
+			if refused := errors.Is(err, unix.ELOOP); refused == follow {
+				t.Errorf("the root %s: %v", name, err)
+			}
 		}
 	}
 }

@@ -27,7 +27,7 @@ const maxRootEntries = 256
 // newRootView is the view of a directory as the root, still empty.
 func newRootView(host Host, dir string) (*view, error) {
 	v := newView(host.Files)
-	real, err := v.resolve(dir)
+	real, err := v.resolveAsNamed(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func hostFile(host Host, m bindMount) (bind, error) {
 	if m.source == "" {
 		m.source = m.path
 	}
-	b, err := newView(host.Files).show(m.source, bind{writable: m.writable, flat: m.flat})
+	b, err := newView(host.Files).show(m.source, bind{writable: m.writable, flat: m.flat, asNamed: true})
 	if err == nil && b.info.Mode()&fs.ModeDevice != 0 {
 		err = fmt.Errorf("%s is a device: a cell has none but null, zero, full, random and urandom", b.source)
 	}

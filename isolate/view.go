@@ -71,6 +71,19 @@ func (v *view) resolve(name string) (string, error) {
 	return w.real, err
 }
 
+// resolveAsNamed is resolve for what a spec names, and a program must not redirect.
+func (v *view) resolveAsNamed(name string) (string, error) {
+	w, err := v.follow(name)
+	if err == nil && w.doubtful != "" {
+		err = &fs.PathError{Op: "mount", Path: name, Err: fmt.Errorf(
+			"%s is a symbolic link that a program may have made (it, or a directory above it, is not root's alone): name what it leads to: %w", w.doubtful, unix.ELOOP)}
+	}
+	if err == nil && w.rest != nil {
+		err = &fs.PathError{Op: "lstat", Path: w.real, Err: fs.ErrNotExist}
+	}
+	return w.real, err
+}
+
 // A walk is where a name leads.
 type walk struct {
 	real string   // without links; the first part that does not exist
@@ -151,17 +164,13 @@ func ofRoot(info fs.FileInfo) bool {
 
 // show makes a file or directory of the host visible.
 func (v *view) show(name string, want bind) (bind, error) {
-	w, err := v.follow(name)
-	if err == nil && w.rest != nil {
-		err = &fs.PathError{Op: "lstat", Path: w.real, Err: fs.ErrNotExist}
+	find := v.resolve
+	if want.asNamed {
+		find = v.resolveAsNamed
 	}
+	real, err := find(name)
 	if err != nil {
 		return bind{}, err
-	}
-	real := w.real
-	if want.asNamed && w.doubtful != "" {
-		return bind{}, &fs.PathError{Op: "mount", Path: name, Err: fmt.Errorf(
-			"%s is a symbolic link that a program may have made (it, or a directory above it, is not root's alone): name what it leads to: %w", w.doubtful, unix.ELOOP)}
 	}
 	if !want.device {
 		if err := checkTarget(real); err != nil { // wherever the links led

@@ -159,6 +159,52 @@ func TestT05AndT07RacingRenamers(t *testing.T) {
 	}
 }
 
+// T-05 with the program's own root file system, CVE-2026-41579: what lies in it is
+// exchanged for links out, and its /dev is one to begin with.
+func TestT05RacingRoot(t *testing.T) {
+	for name, pair := range map[string][2]string{
+		"entry":              {"rootfs/etc", "rootfs/secret"},
+		"parent of a target": {"rootfs/var", "rootfs/secret"},
+		"upwards":            {"rootfs/var", "rootfs/up"},
+		"source":             {"data", "data-link"},
+		"the root":           {"rootfs", "rootfs-link"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testenv.NoLeaks(t)
+			base := bundle(t)
+			writeFile(t, base+"/secret/secret", secret)
+			writeFile(t, base+"/rootfs/var/work/file", "x")
+			writeFile(t, base+"/secret/work/secret", secret)
+			for name, to := range map[string]string{"rootfs/dev": "/proc/sys/kernel", "data-link": base + "/secret", "rootfs-link": base + "/secret"} {
+				if err := os.Symlink(to, filepath.Join(base, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			filepath.WalkDir(base, func(name string, d fs.DirEntry, err error) error {
+				if d.Type()&fs.ModeSymlink == 0 && !strings.HasPrefix(name, base+"/rootfs/bin") && !strings.HasPrefix(name, base+"/rootfs/lib") {
+					os.Chmod(name, 0o777)
+				}
+				return nil
+			})
+			s := scene{
+				Attack: "scribble", Args: []string{"/etc", "/var", "/var/work", "/secret", "/up", "/dev", "/var/run", base + "/data", base + "/secret"},
+				Program: "/bin/probe", Root: base + "/rootfs", RW: []string{base + "/data"},
+			}
+			before := snapshot(t, base+"/secret")
+			stop := exchange(t, filepath.Join(base, pair[0]), filepath.Join(base, pair[1]))
+			r := manyStarts(testenv.Launcher(t), s.Program, s, *racingStarts)
+			exchanges := stop()
+			if after := snapshot(t, base+"/secret"); after != before {
+				t.Errorf("outside has changed:\n%s\nbefore:\n%s", after, before)
+			}
+			if len(r.GaveWay) > 0 || len(r.Untyped) > 0 {
+				t.Errorf("gave way %d times: %.500q; refused without a name: %.500v", len(r.GaveWay), r.GaveWay, r.Untyped)
+			}
+			t.Logf("%d ran, %d refused, %d exchanges", r.Ran, r.Refused, exchanges)
+		})
+	}
+}
+
 // racecourse is a directory with what is shared, and what lies outside of it.
 func racecourse(t *testing.T, owner int) string {
 	t.Helper()

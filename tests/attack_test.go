@@ -69,6 +69,7 @@ func init() {
 type scene struct {
 	Attack   string
 	Program  string // the test binary under another path; "" for its own
+	Root     string // isolate.Spec's
 	Args     []string
 	Env      []string
 	Dir      string
@@ -84,7 +85,7 @@ func (s scene) command(ctx context.Context, l *launcher.Launcher, self string) *
 	cmd := l.Command(ctx, self, append([]string{s.Attack}, s.Args...)...)
 	cmd.Env = append([]string{testenv.RoleEnv("attack")}, s.Env...)
 	cmd.Dir = s.Dir
-	cmd.Isolation.Allow = s.Allow
+	cmd.Isolation.Allow, cmd.Isolation.Root = s.Allow, s.Root
 	for _, p := range s.RO {
 		cmd.Isolation.Mounts = append(cmd.Isolation.Mounts, isolate.RO(p))
 	}
