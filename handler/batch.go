@@ -20,7 +20,7 @@ type BatchSink interface {
 
 // maxBatch bounds a batch, in bytes and, at four bytes for the end of each, in
 // empty lines.
-const maxBatch = turn
+const maxBatch = 64 << 10
 
 // batches says how the sink takes this stream in batches, nil if it does not.
 func batches(sink Sink, name string) func(uint64, Batch) error {

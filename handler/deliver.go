@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -109,15 +110,16 @@ func (s *stream) readChunk(raw syscall.RawConn, allowed int) (c chunk, err error
 	take := func(fd uintptr) bool {
 		b := readBuffers.Get().(*[readSize]byte)
 		var n int
-		if n, errno = readRetry(int(fd), b[:allowed]); n >= readSize/2 && allowed == readSize {
+		n, errno = fill(int(fd), b[:allowed])
+		switch {
+		case n >= readSize/8 && allowed == readSize:
 			c = chunk{data: b[:n], counted: readSize, pooled: b}
 			return true
-		}
-		if n > 0 {
+		case n > 0:
 			c = chunk{data: append([]byte(nil), b[:n]...), counted: n}
 		}
 		readBuffers.Put(b)
-		if errno == nil && n == 0 || errno == unix.EAGAIN && s.foreign.Load() {
+		if errno == unix.EAGAIN && s.foreign.Load() {
 			errno = io.EOF
 		}
 		return errno != unix.EAGAIN
@@ -130,13 +132,40 @@ func (s *stream) readChunk(raw syscall.RawConn, allowed int) (c chunk, err error
 	return c, errors.Join(err, errno)
 }
 
-func readRetry(fd int, b []byte) (int, error) {
-	for {
-		n, err := unix.Read(fd, b)
-		if err != unix.EINTR {
-			return max(n, 0), err
+// A reader that got bulk bytes looks for more before it passes on what it has, up to
+// patience times, each time after the scheduler ran somebody else, most likely who
+// delivers. A program that writes without pause fills the buffer in the meantime,
+// which is then one chunk and not thirty; less is passed on at once.
+const (
+	bulk     = 4 << 10
+	patience = 16
+)
+
+// fill reads until b is full or nothing more comes. The error is that of a read
+// that gave nothing: io.EOF, EAGAIN or what went wrong.
+func fill(fd int, b []byte) (n int, err error) {
+	for looks := 0; n < len(b); {
+		m, err := unix.Read(fd, b[n:])
+		switch {
+		case err == unix.EINTR:
+		case m > 0:
+			n += m
+			looks = 0
+			if n < bulk {
+				return n, nil
+			}
+		case n == 0 && err == nil:
+			return 0, io.EOF
+		case n == 0:
+			return 0, err
+		case err != unix.EAGAIN || looks == patience:
+			return n, nil // the next read tells what it was
+		default:
+			looks++
+			runtime.Gosched()
 		}
 	}
+	return n, nil
 }
 
 // drain tells the reader that nobody who may write is left: what an empty pipe
@@ -170,7 +199,7 @@ func (h *Handler) push(i item) {
 }
 
 // turn is how many bytes of one stream are delivered before others get theirs.
-const turn = 64 << 10
+const turn = readSize
 
 // deliver is the handler's one goroutine: it alone calls sinks. Whatever has
 // something to deliver takes turns.

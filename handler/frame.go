@@ -122,12 +122,15 @@ type lineFramer struct {
 	partial []byte // at most size bytes; more of the line makes a full one an event
 }
 
-var newline = []byte("\n")
 
 func (f *lineFramer) write(p []byte, emit emit) error {
 	for len(p) > 0 {
-		line, rest, ended := bytes.Cut(p, newline)
-		p = rest
+		line, ended := p, false
+		if i := bytes.IndexByte(p, '\n'); i >= 0 {
+			line, ended, p = p[:i], true, p[i+1:]
+		} else {
+			p = nil
+		}
 		if ended && len(f.partial) == 0 && len(line) <= f.size { // the usual case copies nothing
 			if err := emit(line); err != nil {
 				return err
