@@ -13,9 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A stream is stdout or stderr of a process. Its reader reads and nothing else;
-// the handler's one goroutine cuts what was read into events and delivers them,
-// so that a line costs neither a copy nor a goroutine's wake-up.
+// A stream is stdout or stderr of a process. Its reader reads; whoever delivers cuts
+// what was read into events, so that a line costs neither a copy nor a goroutine's
+// wake-up. That is the reader itself while sinks are quick and nothing else is to be
+// delivered, and the handler's goroutine otherwise.
 //
 //	pipe ──reader──► chunks ──delivery: framer──► sink
 //
@@ -181,14 +182,37 @@ type item struct {
 	exit   *process
 }
 
-// enqueue hands a chunk to delivery.
+// quick is how long the delivery of a chunk may take for a reader to do the next one
+// itself. While a sink takes longer, readers go on reading, up to the bound.
+const quick = time.Millisecond
+
+// enqueue hands a chunk to delivery. If nobody delivers and nothing waits, the
+// reader does it at once: no goroutine has to wake up, and what was read is still in
+// this processor's cache.
 func (h *Handler) enqueue(s *stream, c chunk) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	s.chunks = append(s.chunks, c)
-	if !s.queued {
-		s.queued = true
+	if s.queued {
+		h.mu.Unlock()
+		return
+	}
+	s.queued = true
+	if !h.quick || h.delivering || len(h.ready) > 0 || h.closed {
 		h.push(item{stream: s})
+		h.mu.Unlock()
+		return
+	}
+	h.delivering = true
+	h.mu.Unlock()
+	err := h.turn(s)
+	h.mu.Lock()
+	h.delivering = false
+	if len(h.ready) > 0 || h.closed {
+		h.wake.Signal()
+	}
+	h.mu.Unlock()
+	if err != nil {
+		h.fail(err)
 	}
 }
 
@@ -201,12 +225,12 @@ func (h *Handler) push(i item) {
 // turn is how many bytes of one stream are delivered before others get theirs.
 const turn = readSize
 
-// deliver is the handler's one goroutine: it alone calls sinks. Whatever has
-// something to deliver takes turns.
+// deliver calls sinks for what could not be delivered at once, and for exits.
+// Whatever has something to deliver takes turns; delivering keeps calls apart.
 func (h *Handler) deliver() {
 	defer close(h.delivered)
-	for {
-		i, ok := h.next()
+	for first := true; ; first = false {
+		i, ok := h.next(!first)
 		if !ok {
 			return
 		}
@@ -224,16 +248,21 @@ func (h *Handler) deliver() {
 	}
 }
 
-// next waits for something to deliver. Not ok: nothing more will be.
-func (h *Handler) next() (item, bool) {
+// next waits for something to deliver while nobody else does; done: the caller has
+// delivered. Not ok: nothing more will be.
+func (h *Handler) next(done bool) (item, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for len(h.ready) == 0 && !h.closed {
+	if done {
+		h.delivering = false
+	}
+	for h.delivering || len(h.ready) == 0 && !h.closed {
 		h.wake.Wait()
 	}
 	if h.closed {
 		return item{}, false
 	}
+	h.delivering = true
 	i := h.ready[0]
 	if h.ready = h.ready[1:]; len(h.ready) == 0 {
 		h.ready = nil // let go of the array
@@ -252,6 +281,7 @@ func (h *Handler) turn(s *stream) error {
 	h.mu.Unlock()
 
 	p := s.process
+	began := time.Now()
 	held := s.framer.held()
 	err := s.framer.write(data, s.emit)
 	if err == nil && whole.end {
@@ -274,6 +304,7 @@ func (h *Handler) turn(s *stream) error {
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.quick = time.Since(began) < quick
 	if last {
 		if s.chunks = s.chunks[1:]; len(s.chunks) == 0 {
 			s.chunks = nil

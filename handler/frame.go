@@ -122,7 +122,6 @@ type lineFramer struct {
 	partial []byte // at most size bytes; more of the line makes a full one an event
 }
 
-
 func (f *lineFramer) write(p []byte, emit emit) error {
 	for len(p) > 0 {
 		line, ended := p, false

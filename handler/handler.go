@@ -16,7 +16,7 @@
 // order; there is exactly one exit, and it is last. There is no order between
 // stdout and stderr. Memory is bounded by Config.MaxOutputBuffer per process
 // (and one read): a full buffer stops the reading and the program blocks on its
-// pipe. Calls of a Sink are strictly serial, on one goroutine, for all processes
+// pipe. Calls of a Sink are strictly serial, one at a time, for all processes
 // of a Handler; inside one, every method of the Handler but Wait and Close may
 // be called, runs at once and only queues events. Ids are never reused.
 //
@@ -54,19 +54,21 @@ type Handler struct {
 	pool     pool
 	batch    Batch // of deliver
 
-	mu        sync.Mutex
-	wake      sync.Cond // for deliver: ready or closed has changed
-	idle      sync.Cond // for Wait: active or err has changed
-	processes map[uint64]*process
-	last      uint64 // id
-	living    int    // reserved or alive
-	active    int    // living, or with events to deliver
-	past      []past // processes whose exit was delivered, oldest first
-	ready     []item
-	draining  bool  // nothing new is started
-	closed    bool  // nothing more is delivered
-	err       error // why it failed
-	delivered chan struct{}
+	mu         sync.Mutex
+	wake       sync.Cond // for deliver: ready or closed has changed
+	idle       sync.Cond // for Wait: active or err has changed
+	processes  map[uint64]*process
+	last       uint64 // id
+	living     int    // reserved or alive
+	active     int    // living, or with events to deliver
+	past       []past // processes whose exit was delivered, oldest first
+	ready      []item
+	delivering bool  // a sink is being called, by deliver or by a reader
+	quick      bool  // the last turn was
+	draining   bool  // nothing new is started
+	closed     bool  // nothing more is delivered
+	err        error // why it failed
+	delivered  chan struct{}
 }
 
 // past is a process that can still be asked about.
