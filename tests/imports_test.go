@@ -36,6 +36,7 @@ var mayImport = map[string]struct{ ours, theirs []string }{
 	"tests":            {nil, nil},
 	"hack/demo.d":      {[]string{"wit/guest"}, nil},
 	"wit/guest":        {nil, nil},
+	"wit/guest/batch":  {[]string{"wit/guest"}, nil},
 	"benchmarks":       {[]string{"reexec", "isolate", "cgroup", "launcher", "handler", "handler/actor"}, []string{"golang.org/x/sys/unix"}},
 	"benchmarks/suite": {[]string{"reexec", "isolate", "cgroup", "launcher", "handler", "handler/actor"}, []string{"golang.org/x/sys/unix"}},
 }

@@ -76,7 +76,7 @@ func liftSpawnLimited(m canon.Memory, ptr uint32) (flat [14]uint64, t handler.Ti
 
 // reasons are the cases of exit-reason.
 var reasons = []handler.Reason{
-	handler.Exited, handler.Signalled, handler.OutOfMemory, handler.TimedOut, handler.CPUTimeUsed, handler.OutputLimit, handler.Killed,
+	handler.Exited, handler.Signalled, handler.OutOfMemory, handler.TimedOut, handler.CPUTimeUsed, handler.OutputLimit, handler.Killed, handler.OutOfMemoryAbove,
 }
 
 // osReport is os-report: func(pid: u64) -> result<exit-report, string>.

@@ -349,6 +349,19 @@ func TestGoActor(t *testing.T) {
 	}
 }
 
+// TestGoBatchActor: batches, tighter limits and the report of the end in plain Go.
+func TestGoBatchActor(t *testing.T) {
+	testenv.NoLeaks(t)
+	module := build(t, []string{"GOOS=wasip1", "GOARCH=wasm"}, "go", "build", "-C", "testdata/gobatch", "-buildmode=c-shared", "-ldflags=-s -w")
+	s := newStage(t, module, "/bin/sh")
+	s.manifest.Deadline = time.Minute // -race takes its time
+	state, _ := s.play(t)
+	const out, err, end = "out a\nout \nout bc\n", "err d\n", "exit 3, reason 0, signal 0, 6 and 2 bytes"
+	if got := string(state); got != out+err+end && got != err+out+end {
+		t.Errorf("%q\n%s", got, s.logged())
+	}
+}
+
 // TestWASIGivesNothing: no files, no environment, no arguments, no endless sleep
 // and no end of the host; what goes to stderr is bounded.
 func TestWASIGivesNothing(t *testing.T) {

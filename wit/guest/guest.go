@@ -74,6 +74,12 @@ func hostSpawn(program unsafe.Pointer, programLen uint32, args unsafe.Pointer, a
 	cwd uint32, cwdPtr unsafe.Pointer, cwdLen uint32, env unsafe.Pointer, envLen uint32,
 	bufferSize, stdout, stderr, chunk, chunkSize uint32, ret unsafe.Pointer)
 
+//go:wasmimport theater:simple/process-control os-spawn-limited
+func hostSpawnLimited(parameters, ret unsafe.Pointer)
+
+//go:wasmimport theater:simple/process-control os-report
+func hostReport(pid uint64, ret unsafe.Pointer)
+
 //go:wasmimport theater:simple/process os-write-stdin
 func hostWriteStdin(pid uint64, ptr unsafe.Pointer, n uint32, ret unsafe.Pointer)
 
@@ -164,6 +170,112 @@ func Spawn(c Config) (pid uint64, err error) {
 	return pid, result(8)
 }
 
+// Limits are those of one process, tighter than the manifest's. Zero fields are the
+// manifest's.
+type Limits struct {
+	Memory    uint64  // bytes
+	CPU       float32 // cores
+	Pids      uint32
+	WallClock uint64 // milliseconds
+}
+
+// spawnLimited are the parameters of os-spawn-limited as they lie in memory:
+// process-config and spawn-limits.
+type spawnLimited struct {
+	program           list
+	args              list
+	hasCwd            uint32
+	cwd               list
+	env               list
+	bufferSize        uint32
+	stdout, stderr    uint8
+	_                 [2]byte
+	hasChunk, chunk   uint32
+	_                 uint32
+	hasMemory, memory uint64
+	hasCPU            uint32
+	cpu               float32
+	hasPids, pids     uint32
+	hasWall, wall     uint64
+}
+
+// SpawnLimited starts a program under tighter limits.
+func SpawnLimited(c Config, l Limits) (pid uint64, err error) {
+	args := make([]list, len(c.Args)+1)
+	for i, a := range c.Args {
+		args[i] = fat(a)
+	}
+	env := make([][2]list, len(c.Env)+1)
+	for i, e := range c.Env {
+		env[i] = [2]list{fat(e[0]), fat(e[1])}
+	}
+	p := &spawnLimited{
+		program:    fat(c.Program),
+		args:       list{uint32(uintptr(unsafe.Pointer(&args[0]))), uint32(len(c.Args))},
+		cwd:        fat(c.Cwd),
+		env:        list{uint32(uintptr(unsafe.Pointer(&env[0]))), uint32(len(c.Env))},
+		bufferSize: c.BufferSize, stdout: uint8(c.Stdout), stderr: uint8(c.Stderr), chunk: c.ChunkSize,
+		memory: l.Memory, cpu: l.CPU, pids: l.Pids, wall: l.WallClock,
+	}
+	for _, o := range []struct {
+		there bool
+		mark  *uint32
+	}{{c.Cwd != "", &p.hasCwd}, {c.ChunkSize != 0, &p.hasChunk}, {l.CPU != 0, &p.hasCPU}, {l.Pids != 0, &p.hasPids}} {
+		if o.there {
+			*o.mark = 1
+		}
+	}
+	if l.Memory != 0 {
+		p.hasMemory = 1
+	}
+	if l.WallClock != 0 {
+		p.hasWall = 1
+	}
+	hostSpawnLimited(unsafe.Pointer(p), ret())
+	runtime.KeepAlive(c)
+	runtime.KeepAlive(args)
+	runtime.KeepAlive(env)
+	runtime.KeepAlive(p)
+	pid = area[1]
+	return pid, result(8)
+}
+
+// A Reason is why a process ended.
+type Reason uint8
+
+const (
+	Exited Reason = iota
+	Signalled
+	OutOfMemory
+	TimedOut
+	CPUTime
+	OutputLimit
+	Killed
+	OutOfMemoryAbove
+)
+
+// A Report is how a process ended and what it used.
+type Report struct {
+	Reason                   Reason
+	Signal                   uint32 // 0: none
+	CPUTime                  uint64 // microseconds
+	MemoryPeak               uint64 // bytes
+	StdoutBytes, StderrBytes uint64
+}
+
+// GetReport asks for a process that has ended.
+func GetReport(pid uint64) (Report, error) {
+	hostReport(pid, ret())
+	r := Report{Reason: Reason(*(*byte)(unsafe.Add(ret(), 8))), CPUTime: area[3], MemoryPeak: area[4], StdoutBytes: area[5], StderrBytes: area[6]}
+	if *(*byte)(unsafe.Add(ret(), 12)) != 0 {
+		r.Signal = *(*uint32)(unsafe.Add(ret(), 16))
+	}
+	if err := result(8); err != nil {
+		return Report{}, err
+	}
+	return r, nil
+}
+
 // WriteStdin queues what fits and says how much that was; 0: the queue is full.
 func WriteStdin(pid uint64, data []byte) (int, error) {
 	p, n := pointer(data)
@@ -233,6 +345,15 @@ var outcome struct {
 	data [3]uint32
 	kept []byte
 }
+
+// Export is what an exported function does around a handler: the state in, the
+// outcome's address out. It is for packages that export further handlers.
+func Export(some, ptr, n uint32, handle func(state []byte) ([]byte, error)) uint32 {
+	return finish(handle(stateOf(some, ptr, n)))
+}
+
+// Bytes is a copy of a list<u8> that an exported function was given.
+func Bytes(ptr, n uint32) []byte { return bytesOf(list{ptr, n}) }
 
 func finish(state []byte, err error) uint32 {
 	release()
