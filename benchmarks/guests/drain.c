@@ -2,6 +2,7 @@
  * mode of stdout as a digit, the program, its arguments. It reads every byte, and
  * ends with their number, that of the events, and the sum of the bytes in words
  * of eight: nothing that it is given can be left out unseen. */
+#define THEATER_BATCH
 #include "theater.h"
 
 static struct {
@@ -25,7 +26,7 @@ struct theater_result *theater_init(struct theater_state s, struct theater_bytes
 	return os_spawn(&p, &pid, &error) ? theater_ok(theater_none()) : theater_err(error);
 }
 
-struct theater_result *theater_stdout(struct theater_state s, uint64_t pid, struct theater_bytes data)
+static void take(struct theater_bytes data)
 {
 	uint64_t sum = 0, word;
 	uint32_t i = 0;
@@ -38,7 +39,24 @@ struct theater_result *theater_stdout(struct theater_state s, uint64_t pid, stru
 	seen.sum += sum;
 	seen.bytes += data.len;
 	seen.events++;
+}
+
+struct theater_result *theater_stdout(struct theater_state s, uint64_t pid, struct theater_bytes data)
+{
+	take(data);
 	return theater_ok(s);
+}
+
+struct theater_result *theater_stdout_batch(struct theater_state s, uint64_t pid, struct theater_batch b)
+{
+	for (uint32_t i = 0, start = 0; i < b.len; start = b.ends[i++])
+		take((struct theater_bytes){b.data.ptr + start, b.ends[i] - start});
+	return theater_ok(s);
+}
+
+struct theater_result *theater_stderr_batch(struct theater_state s, uint64_t pid, struct theater_batch b)
+{
+	return theater_err(b.data);
 }
 
 struct theater_result *theater_stderr(struct theater_state s, uint64_t pid, struct theater_bytes data)
