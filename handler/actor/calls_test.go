@@ -1,0 +1,71 @@
+package actor
+
+import (
+	"encoding/binary"
+	"strings"
+	"testing"
+
+	"github.com/proscenium-dev/proscenium/handler"
+)
+
+// TestEventsAllocateNothing: in steady state, without a deadline (whose watch is a
+// goroutine of wazero's for each call), an event or a batch of them costs the host
+// no memory.
+func TestEventsAllocateNothing(t *testing.T) {
+	for name, flags := range map[string][]string{"one by one": {"-DTHEATER_PLAIN"}, "in batches": {"-DTHEATER_BATCH"}} {
+		source := "chatter.c"
+		if name == "in batches" {
+			source = "counter.c"
+		}
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, cGuest(t, source, flags...), "/bin/sh")
+			s.manifest.Deadline = 0
+			s.manifest.State = []byte("11exit 0")
+			a, err := s.start(t)
+			if err != nil {
+				t.Fatal(err)
+			}
+			event := []byte(strings.Repeat("x", 64))
+			batch := handler.Batch{Data: []byte(strings.Repeat(string(event), 10))}
+			for i := range 10 {
+				batch.Ends = append(batch.Ends, uint32(64*(i+1)))
+			}
+			call := func() error { return a.HandleStdout(1, event) }
+			if name == "in batches" {
+				call = func() error { return a.HandleStdoutBatch(1, batch) }
+			}
+			if n := testing.AllocsPerRun(1000, func() { err = call() }); n != 0 || err != nil {
+				t.Errorf("%v allocations an event, %v", n, err)
+			}
+		})
+	}
+}
+
+// TestLogRate: what an actor logs too fast is counted and not logged, and its calls
+// succeed.
+func TestLogRate(t *testing.T) {
+	s := newStage(t, cGuest(t, "chatter.c"), "/bin/sh")
+	a, err := s.start(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.HandleStdout(1, []byte("l")); err != nil {
+		t.Fatal(err)
+	}
+	// The calls take far less than a second, or two on a machine that stands still.
+	if n := strings.Count(s.logged(), "msg=again"); n < maxLogRate || n > 3*maxLogRate {
+		t.Errorf("%d of 5000 messages were logged", n)
+	}
+	a.mu.Lock()
+	a.logRate.since = a.logRate.since.AddDate(0, 0, -1)
+	a.mu.Unlock()
+	if err := a.HandleStdout(1, []byte("l")); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(s.logged(), "the actor logs too much") {
+		t.Error("nothing says how many were lost")
+	}
+	if state, _ := a.State(); binary.LittleEndian.Uint32(state) != 2 {
+		t.Errorf("state %x", state)
+	}
+}
