@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -55,6 +56,9 @@ func accepted(t testing.TB) []byte {
 }
 
 func TestOCIIsCarriedOut(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the plan that is kept has amd64's libraries and filter")
+	}
 	got, err := FromOCI(accepted(t), ociBundle, ociHost())
 	if err != nil {
 		t.Fatal(err)
