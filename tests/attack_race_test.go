@@ -91,11 +91,11 @@ func TestT05AndT07RacingRenamers(t *testing.T) {
 	for name, race := range map[string]func(base string) (s scene, one, other string){
 		// What is shown is a directory, or a link out.
 		"source": func(base string) (scene, string, string) {
-			work := base + "/shared/work"
+			work := base + "/shared/job"
 			return scene{Args: []string{work}, RW: []string{work}}, work, base + "/shared/link"
 		},
 		"parent of a source": func(base string) (scene, string, string) {
-			work := base + "/shared/parent/work"
+			work := base + "/shared/parent/job"
 			return scene{Args: []string{work}, RW: []string{work}}, base + "/shared/parent", base + "/shared/link"
 		},
 		"file": func(base string) (scene, string, string) {
@@ -109,15 +109,15 @@ func TestT05AndT07RacingRenamers(t *testing.T) {
 			return scene{Args: []string{conf}, RW: []string{base + "/shared"}, RO: []string{conf}}, base + "/shared/parent", base + "/shared/link"
 		},
 		"target": func(base string) (scene, string, string) {
-			work := base + "/shared/parent/work"
+			work := base + "/shared/parent/job"
 			return scene{Args: []string{work}, RW: []string{base + "/shared", work}}, work, base + "/shared/proc-link"
 		},
 		"two directories": func(base string) (scene, string, string) {
-			work := base + "/shared/parent/work"
+			work := base + "/shared/parent/job"
 			return scene{Args: []string{work}, RW: []string{base + "/shared", work}}, base + "/shared/parent", base + "/shared/other"
 		},
 		"working directory": func(base string) (scene, string, string) {
-			work := base + "/shared/parent/work"
+			work := base + "/shared/parent/job"
 			return scene{Args: []string{"."}, Dir: work, RW: []string{base + "/shared"}}, base + "/shared/parent", base + "/shared/link"
 		},
 	} {
@@ -173,8 +173,8 @@ func TestT05RacingRoot(t *testing.T) {
 			testenv.NoLeaks(t)
 			base := bundle(t)
 			writeFile(t, base+"/secret/secret", secret)
-			writeFile(t, base+"/rootfs/var/work/file", "x")
-			writeFile(t, base+"/secret/work/secret", secret)
+			writeFile(t, base+"/rootfs/var/job/file", "x")
+			writeFile(t, base+"/secret/job/secret", secret)
 			for name, to := range map[string]string{"rootfs/dev": "/proc/sys/kernel", "data-link": base + "/secret", "rootfs-link": base + "/secret"} {
 				if err := os.Symlink(to, filepath.Join(base, name)); err != nil {
 					t.Fatal(err)
@@ -187,7 +187,7 @@ func TestT05RacingRoot(t *testing.T) {
 				return nil
 			})
 			s := scene{
-				Attack: "scribble", Args: []string{"/etc", "/var", "/var/work", "/secret", "/up", "/dev", "/var/run", base + "/data", base + "/secret"},
+				Attack: "scribble", Args: []string{"/etc", "/var", "/var/job", "/secret", "/up", "/dev", "/var/run", base + "/data", base + "/secret"},
 				Program: "/bin/probe", Root: base + "/rootfs", RW: []string{base + "/data"},
 			}
 			before := snapshot(t, base+"/secret")
@@ -210,13 +210,13 @@ func racecourse(t *testing.T, owner int) string {
 	t.Helper()
 	base := testDir(t)
 	os.Chmod(base, 0o777)
-	for _, dir := range []string{"outside/work", "outside/conf", "outside/secret.d", "shared/work", "shared/parent/work", "shared/parent/conf", "shared/other/work", "shared/other/conf"} {
+	for _, dir := range []string{"outside/job", "outside/conf", "outside/secret.d", "shared/job", "shared/parent/job", "shared/parent/conf", "shared/other/job", "shared/other/conf"} {
 		if err := os.MkdirAll(filepath.Join(base, dir), 0o777); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for name, content := range map[string]string{
-		"outside/secret": secret, "outside/work/secret": secret, "outside/conf/secret": secret, "shared/file": "public", "shared/parent/conf/file": "public",
+		"outside/secret": secret, "outside/job/secret": secret, "outside/conf/secret": secret, "shared/file": "public", "shared/parent/conf/file": "public",
 	} {
 		if err := os.WriteFile(filepath.Join(base, name), []byte(content), 0o666); err != nil {
 			t.Fatal(err)

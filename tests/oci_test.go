@@ -73,7 +73,7 @@ func copyInto(t *testing.T, from, to string) {
 const containerConfig = `{
 	"ociVersion": "1.0.2",
 	"process": {
-		"user": {"uid": 1234, "gid": 1235}, "args": ["probe", "an argument"], "env": ["PATH=/nowhere:/bin", "A=b"], "cwd": "/work", "noNewPrivileges": true,
+		"user": {"uid": 1234, "gid": 1235}, "args": ["probe", "an argument"], "env": ["PATH=/nowhere:/bin", "A=b"], "cwd": "/job", "noNewPrivileges": true,
 		"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 99}, {"type": "RLIMIT_NPROC", "soft": 77, "hard": 77}, {"type": "RLIMIT_FSIZE", "soft": 4096, "hard": 4096}]
 	},
 	"root": {"path": "rootfs", "readonly": true},
@@ -84,7 +84,7 @@ const containerConfig = `{
 		{"destination": "/run", "type": "tmpfs", "options": ["noexec", "size=1m"]},
 		{"destination": "/run/deep/file", "type": "bind", "source": "data/file", "options": ["bind", "ro", "noexec"]},
 		{"destination": "/var/cache", "type": "tmpfs", "options": ["noexec", "size=1m", "mode=0755"]},
-		{"destination": "/work", "type": "bind", "source": "data", "options": ["rbind", "noexec"]}
+		{"destination": "/job", "type": "bind", "source": "data", "options": ["rbind", "noexec"]}
 	],
 	"linux": {"namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "user"}, {"type": "cgroup"}]}
 }`
@@ -127,7 +127,7 @@ func TestContainerConfig(t *testing.T) {
 	if b, err := os.ReadFile(base + "/rootfs/etc/own"); err != nil || string(b) != "x" {
 		t.Errorf("the root was changed: %q, %v", b, err)
 	}
-	if _, err := os.Lstat(base + "/rootfs/work"); err == nil {
+	if _, err := os.Lstat(base + "/rootfs/job"); err == nil {
 		t.Error("a mount point was made in the root")
 	}
 }
@@ -136,19 +136,19 @@ func TestContainerConfig(t *testing.T) {
 func checkContainer(t *testing.T, name string, s testenv.Seen, more ...string) {
 	t.Helper()
 	got, _ := json.Marshal([]any{s.UID, s.GID, s.Hostname, s.Dir, s.Args, s.Interfaces, s.Limits["nofile"], s.Limits["nproc"], s.Limits["fsize"], s.Init, s.Status["CapBnd"], s.Status["NoNewPrivs"], s.Status["Seccomp"]})
-	const want = `[1234,1235,"stage","/work",["probe","an argument"],["lo"],[99,99],[77,77],[4096,4096],"ENOENT","0000000000000000","1","2"]`
+	const want = `[1234,1235,"stage","/job",["probe","an argument"],["lo"],[99,99],[77,77],[4096,4096],"ENOENT","0000000000000000","1","2"]`
 	if string(got) != want {
 		t.Errorf("%s: got  %s\nwant %s", name, got, want)
 	}
 	if !slices.Contains(s.Env, "A=b") {
 		t.Errorf("%s: environment %v", name, s.Env)
 	}
-	for _, file := range []string{"/bin/probe", "/etc/own", "/work/file", "/secret", "/up", "/var/run"} {
+	for _, file := range []string{"/bin/probe", "/etc/own", "/job/file", "/secret", "/up", "/var/run"} {
 		if !slices.Contains(s.Files, file) {
 			t.Errorf("%s: %s is not there", name, file)
 		}
 	}
-	top := []string{"/bin", "/etc", "/var", "/run", "/dev", "/tmp", "/work", "/secret", "/up", "/lib", "/lib64"}
+	top := []string{"/bin", "/etc", "/var", "/run", "/dev", "/tmp", "/job", "/secret", "/up", "/lib", "/lib64"}
 	for _, file := range s.Files {
 		first, _, deeper := strings.Cut(file[1:], "/")
 		if file != "/" && !slices.Contains(top, "/"+first) || deeper && (first == "secret" || first == "up") || filepath.Base(file) == "old" {
@@ -157,7 +157,7 @@ func checkContainer(t *testing.T, name string, s testenv.Seen, more ...string) {
 	}
 	devices := []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
 	writable := slices.DeleteFunc(slices.Clone(s.Writable), func(w string) bool { return slices.Contains(devices, w) })
-	more = append(more, "/dev/shm/", "/run/", "/tmp/", "/var/cache/", "/work/", "/work/file")
+	more = append(more, "/dev/shm/", "/run/", "/tmp/", "/var/cache/", "/job/", "/job/file")
 	slices.Sort(more)
 	if slices.Sort(writable); !slices.Equal(writable, more) {
 		t.Errorf("%s: writable are %v, want %v", name, writable, more)
@@ -225,7 +225,7 @@ func belowRole() {
 		cmd.Args, cmd.Dir, cmd.Isolation = c.Program.Args, c.Program.Dir, c.Spec
 		cmd.Env = append(c.Program.Env, testenv.RoleEnv("probe"))
 		out, err := cmd.Output()
-		fmt.Println(option, bytes.Contains(out, []byte("/work/sub/below")), err)
+		fmt.Println(option, bytes.Contains(out, []byte("/job/sub/below")), err)
 	}
 }
 
