@@ -14,22 +14,24 @@
 // # The life of a start
 //
 //	host                        launcher                     the new namespaces
-//	  │ compile the plan
+//	  │ find the profile, make the plan
 //	  ├─ stage one's plan ─────────────────────────────────► (waits in the pair)
-//	  ├─ request, descriptors ──► fork, identity,
-//	  │                           control group, exec init
-//	  │                             └─ stage one: clone ──►  init: id maps, exec
-//	  │ ◄────────────────────────────── cloned, pidfd
+//	  ├─ request, descriptors ──► network namespace, fork,
+//	  │                           identity, control group,
+//	  │                           exec init
+//	  ├─ set-up, v1 groups, trees ─────────────────────────► (waits in the pair)
+//	  │                             └─ stage one: clone ──►  init: id maps, exec;
+//	  │ ◄────────────────────────────── cloned, pidfd        groups, mounts, rights
 //	  │ ◄────────────────────────  launched
-//	  ├─ stage two's plan, trees ─────────────────────────►  mounts, limits, …
-//	  │                                                      clone, execve
+//	  │ limits are in force
+//	  ├─ the program ─────────────────────────────────────►  clone, execve
 //	  │ ◄──────────────────────────────────────────────────  started, pidfd
 //	  │ ◄──────────────────────────────────────────────────  exited, status
 //
 // Each program has a SEQPACKET pair of its own; the host holds one end, init
-// the other. Nothing of a program's plan runs before the launcher has answered,
-// so a launcher that dies at the worst moment leaves an init that reads end of
-// file, and ends.
+// the other. The program is sent only after the launcher has answered, so a
+// launcher that dies at the worst moment leaves an init that has set up a cell,
+// reads end of file, and ends.
 //
 // Who dies with whom: the host's death ends the launcher (end of file), the
 // launcher's every init (parent-death signal), an init's every process in its

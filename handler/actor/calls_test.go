@@ -12,6 +12,7 @@ import (
 // goroutine of wazero's for each call), an event or a batch of them costs the host
 // no memory.
 func TestEventsAllocateNothing(t *testing.T) {
+	// A flag makes it a core module, also where others run as components.
 	for name, flags := range map[string][]string{"one by one": {"-DTHEATER_PLAIN"}, "in batches": {"-DTHEATER_BATCH"}} {
 		source := "chatter.c"
 		if name == "in batches" {
