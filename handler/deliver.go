@@ -183,7 +183,9 @@ type item struct {
 }
 
 // quick is how long the delivery of a chunk may take for a reader to do the next one
-// itself. While a sink takes longer, readers go on reading, up to the bound.
+// itself. While sinks take longer, readers go on reading, up to the bound; a sink that
+// is slow for the first time holds up its own stream's reading for that one call, and
+// the program has the room of its pipe.
 const quick = time.Millisecond
 
 // enqueue hands a chunk to delivery. If nobody delivers and nothing waits, the

@@ -356,9 +356,18 @@ func TestGoBatchActor(t *testing.T) {
 	s := newStage(t, module, "/bin/sh")
 	s.manifest.Deadline = time.Minute // -race takes its time
 	state, _ := s.play(t)
-	const out, err, end = "out a\nout \nout bc\n", "err d\n", "exit 3, reason 0, signal 0, 6 and 2 bytes"
-	if got := string(state); got != out+err+end && got != err+out+end {
-		t.Errorf("%q\n%s", got, s.logged())
+	streams := map[string]string{} // there is no order between the two
+	var end string
+	for line := range strings.Lines(string(state)) {
+		switch stream, data, _ := strings.Cut(line, " "); stream {
+		case "out", "err":
+			streams[stream] += data
+		default:
+			end += line
+		}
+	}
+	if streams["out"] != "a\n\nbc\n" || streams["err"] != "d\n" || end != "exit 3, reason 0, signal 0, 6 and 2 bytes" {
+		t.Errorf("%q\n%s", state, s.logged())
 	}
 }
 
