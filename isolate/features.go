@@ -51,7 +51,6 @@ var Features = []Feature{
 	{Name: "seccomp filters", Since: "3.17", Why: "system calls are filtered", Without: "a start fails, unless it asks for no filter", calls: []string{"seccomp"}, anybody: true, probe: probeCall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0, 0)},
 	{Name: "user namespaces", Since: "3.8", Why: "every cell lives in one", probe: exists("/proc/self/ns/user")},
 	{Name: "memfd_create", Since: "3.17", Why: "what the launcher runs cannot be changed", calls: []string{"memfd_create"}, anybody: true, probe: probeCall(unix.SYS_MEMFD_CREATE, 0, ^uintptr(0))},
-	{Name: "execveat", Since: "3.19", Why: "init is started by descriptor", calls: []string{"execveat"}, anybody: true, probe: probeCall(unix.SYS_EXECVEAT, ^uintptr(0), 0, 0, 0, 0)},
 	{Name: "control group namespaces", Since: "4.6", Why: "the cell would see the host's groups", probe: exists("/proc/self/ns/cgroup")},
 	{Name: "pidfd_send_signal", Since: "5.1", Why: "signals could hit a stranger", calls: []string{"pidfd_send_signal"}, anybody: true, probe: probeCall(unix.SYS_PIDFD_SEND_SIGNAL, ^uintptr(0), 0, 0, 0)},
 	{Name: "open_tree, move_mount, fsopen, fsmount", Since: "5.2", Why: "mounts are made by descriptor", calls: []string{"open_tree", "move_mount", "fsopen", "fsconfig", "fsmount"}, probe: probeCall(unix.SYS_MOVE_MOUNT, ^uintptr(0), 0, ^uintptr(0), 0)},
@@ -62,7 +61,7 @@ var Features = []Feature{
 	{Name: "close_range", Since: "5.9; CLOSE_RANGE_CLOEXEC 5.11", Why: "no descriptor leaks", calls: []string{"close_range"}, anybody: true, probe: probeCall(unix.SYS_CLOSE_RANGE, 1, 0, 0)},
 	{Name: "mount_setattr", Since: "5.12", Why: "binds become read-only", calls: []string{"mount_setattr"}, probe: probeCall(unix.SYS_MOUNT_SETATTR, ^uintptr(0), 0, 0, 0, 0)},
 	{Name: "session keyrings", Since: "2.6.18", Why: "keys of the host are not the program's", Without: "a kernel without keys has none to share; one that only refuses the call is an error", calls: []string{"keyctl"}, anybody: true, probe: probeCall(unix.SYS_KEYCTL, ^uintptr(0))},
-	{Name: "pidfd_open", Since: "5.3", Why: "the launcher's end is seen by it", Without: "it is waited for by its process id", calls: []string{"pidfd_open"}, anybody: true, probe: probeCall(unix.SYS_PIDFD_OPEN, ^uintptr(0), 0)},
+	{Name: "pidfd_open", Since: "5.3", Why: "the ends of init and launcher are seen by it", calls: []string{"pidfd_open"}, anybody: true, probe: probeCall(unix.SYS_PIDFD_OPEN, ^uintptr(0), 0)},
 	{Name: "cgroup.kill", Since: "5.14", Why: "everything of a program is killed at once", Without: "the death of PID 1 takes its namespace along"},
 	{Name: "sealing a memfd's mode (MFD_EXEC, F_SEAL_EXEC)", Since: "6.3", Why: "the launcher's image stays executable whatever vm.memfd_noexec says", Without: "it is sealed against writing alone", anybody: true, probe: sealsMode},
 }

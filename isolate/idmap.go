@@ -75,11 +75,6 @@ func UserNamespace() *Plan {
 	p := &Plan{SetUp: Sequence{failed: RecordSetUpFailed}}
 	s := &p.StageOne
 	s.failed = RecordStageOneFailed
-	s.Clone = flags("CLONE_PARENT|CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_NEWUSER")
-	s.Child = []*Call{
-		sys("prctl", flags("PR_SET_PDEATHSIG"), flags("SIGKILL")),
-		sys("execve", str("/proc/self/exe"), stringArray([]string{"init"}, false), null),
-	}
-	s.Parent = []*Call{sendPidfd(s, RecordCloned), sys("exit_group", num(0))}
+	s.becomeInit("CLONE_NEWUSER|CLONE_NEWPID")
 	return p
 }

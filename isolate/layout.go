@@ -9,11 +9,11 @@ import (
 )
 
 // A Sequence is what one instance of init carries out: the Init calls; then a
-// clone; in the child the Child calls, the last of which is an execve; in the
-// parent, once the child has passed its execve, the Parent calls. After them
-// init waits for the child and reports its end, unless the last Parent call
-// ended init itself. Without a clone, init reads another sequence after the Init
-// calls.
+// clone; in the child the Child calls; in the parent, once a child that shares its
+// memory has passed its execve, the Parent calls. After them init waits for the
+// child and reports its end, unless the last Parent call ended init itself. Without
+// a clone, init reads another sequence after the Init calls, and so does a child
+// that has not executed anything after its own.
 //
 // The first call that fails ends everything; init reports which one it was.
 type Sequence struct {
@@ -64,8 +64,8 @@ const RecordSize = 24
 
 // Kinds of records, in the order in which a good start sends them.
 const (
-	RecordCloned   = 4 // init exists; its pidfd comes along
-	RecordLaunched = 5 // from the launcher: stage one ended with wait status Value, or did not start for Errno
+	RecordCloned   = 4 // init exists and dies with the launcher; its pidfd comes along
+	RecordLaunched = 5 // from the launcher: stage one did not start for Errno, or was killed with wait status Value
 	RecordTemplate = 6 // a template is made; its user and mount namespaces come along
 	RecordStarted  = 3 // the program runs; its pidfd comes along
 	RecordExited   = 2 // the program ended: Value is its wait status

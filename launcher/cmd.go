@@ -332,12 +332,27 @@ type cell struct {
 	program []byte // the plan's last part
 }
 
-// newCell finds the plan and starts an init by it.
+// newCell finds the plan and starts an init by it. Whether the profile still tells
+// the truth is looked at while the launcher works; if it does not, nothing has run
+// yet, and a new one is made.
 func (c *Cmd) newCell() (*cell, error) {
-	profile, template, err := c.launcher.profile(c.Isolation, c.Path)
+	profile, template, known, err := c.launcher.profile(c.Isolation, c.Path, !mustBeFresh)
 	if err != nil {
 		return nil, err
 	}
+	w, err := c.cellOf(profile, template, known)
+	if stale := known && err != nil && !profile.Fresh(); !stale {
+		return w, err
+	}
+	if profile, template, _, err = c.launcher.profile(c.Isolation, c.Path, mustBeFresh); err != nil {
+		return nil, err
+	}
+	return c.cellOf(profile, template, false)
+}
+
+var errStale = errors.New("the host's files were changed while the program was being started")
+
+func (c *Cmd) cellOf(profile *profile, template *template, known bool) (*cell, error) {
 	namespaces, release := template.hold()
 	defer release()
 	given := isolate.Given{Groups: len(c.CgroupTasks), Template: namespaces != nil}
@@ -345,7 +360,16 @@ func (c *Cmd) newCell() (*cell, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := c.begin(namespaces)
+	meanwhile := func() error { return nil }
+	if known {
+		meanwhile = func() error {
+			if !profile.Fresh() {
+				return errStale
+			}
+			return nil
+		}
+	}
+	p, err := c.begin(namespaces, meanwhile)
 	if err != nil {
 		return nil, err
 	}
@@ -372,7 +396,7 @@ func (c *Cmd) warmCell() (*cell, error) {
 	if w == nil {
 		return nil, nil
 	}
-	profile, _, err := c.launcher.profile(c.Isolation, c.Path)
+	profile, _, _, err := c.launcher.profile(c.Isolation, c.Path, mustBeFresh)
 	if err != nil {
 		w.abandon()
 		return nil, err
@@ -391,8 +415,9 @@ func (c *Cmd) warmCell() (*cell, error) {
 }
 
 // begin starts init, which sets the cell up and then waits for the program. It
-// returns once the launcher has answered. After an error nothing is left.
-func (c *Cmd) begin(namespaces []int) (p *Process, err error) {
+// returns once init dies with the launcher; what there is to do meanwhile is done
+// before. After an error nothing is left.
+func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err error) {
 	stageOne, err := c.Plan.StageOne.Encode()
 	if err != nil {
 		return nil, err
@@ -430,6 +455,9 @@ func (c *Cmd) begin(namespaces []int) (p *Process, err error) {
 		return p, err
 	}
 	step("set-up sent")
+	if err := meanwhile(); err != nil {
+		return p, err
+	}
 	return p, p.launched()
 }
 

@@ -88,7 +88,7 @@ failed:
 
 partDone:
 	CMPQ R14, $1
-	JEQ  quit                    // an execve that came back without an error: there is none
+	JEQ  plan                    // a child that has not executed anything is the next init
 	JHI  supervise
 	MOVQ 48(BX), DI
 	TESTQ DI, DI

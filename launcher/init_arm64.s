@@ -78,7 +78,7 @@ failed:
 
 partDone:
 	CMP  $1, R22
-	BEQ  quit
+	BEQ  plan
 	BHI  supervise
 	MOVD 48(R19), R0
 	CBZ  R0, plan

@@ -20,18 +20,18 @@
 //	  │                           identity, control group,
 //	  │                           exec init
 //	  ├─ set-up, v1 groups, trees ─────────────────────────► (waits in the pair)
-//	  │                             └─ stage one: clone ──►  init: id maps, exec;
-//	  │ ◄────────────────────────────── cloned, pidfd        groups, mounts, rights
-//	  │ ◄────────────────────────  launched
+//	  │                             └─ stage one: clone ──►  init: dies with the launcher;
+//	  │ ◄──────────────────────────────────────────────────  cloned, pidfd; id maps,
+//	  │ the launcher lives                                   groups, mounts, rights
 //	  │ limits are in force
 //	  ├─ the program ─────────────────────────────────────►  clone, execve
 //	  │ ◄──────────────────────────────────────────────────  started, pidfd
 //	  │ ◄──────────────────────────────────────────────────  exited, status
 //
 // Each program has a SEQPACKET pair of its own; the host holds one end, init
-// the other. The program is sent only after the launcher has answered, so a
-// launcher that dies at the worst moment leaves an init that has set up a cell,
-// reads end of file, and ends.
+// the other. The program is sent only after init has set its parent-death signal
+// and the launcher was seen alive behind that, so a launcher that dies at the worst
+// moment leaves an init that has set up a cell, reads end of file, and ends.
 //
 // Who dies with whom: the host's death ends the launcher (end of file), the
 // launcher's every init (parent-death signal), an init's every process in its
@@ -64,6 +64,7 @@ type Config struct{}
 type Launcher struct {
 	control *conn
 	process *os.Process
+	pidfd   *os.File // of process: os.Process has one, but says so only where clone makes it
 	done    chan struct{} // closed when the launcher's process has ended
 	err     error         // of its end, once done is closed
 	close   sync.Once
@@ -103,8 +104,14 @@ func Start(Config) (*Launcher, error) {
 		control.Close()
 		return nil, fmt.Errorf("launcher: %w", err)
 	}
+	pidfd, err := unix.PidfdOpen(process.Pid, 0)
+	if err != nil {
+		control.Close()
+		process.Wait()
+		return nil, fmt.Errorf("launcher: %w", os.NewSyscallError("pidfd_open", err))
+	}
 	life, ended := context.WithCancel(context.Background())
-	l := &Launcher{control: control, process: process, life: life, done: make(chan struct{})}
+	l := &Launcher{control: control, process: process, pidfd: os.NewFile(uintptr(pidfd), "launcher's pidfd"), life: life, done: make(chan struct{})}
 	go func() {
 		state, err := process.Wait()
 		l.err = errors.Join(err, errors.New("the launcher ended: "+state.String()))
@@ -127,11 +134,21 @@ func (l *Launcher) Close() error {
 	<-l.done
 	l.profiles.close()
 	l.maps.forget()
+	l.pidfd.Close()
 	return nil
 }
 
 // Pid is the launcher's process id, for tests and diagnosis.
 func (l *Launcher) Pid() int { return l.process.Pid }
+
+// lives says whether some thread of the launcher does. wait4 and the end of a
+// process share a lock, so that it is exact: what was the child of a thread that is
+// gone by now has had that thread's end, or is another's child.
+func (l *Launcher) lives() bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PIDFD, int(l.pidfd.Fd()), &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err == nil && info.Signo == 0
+}
 
 // request hands the descriptors to the launcher.
 func (l *Launcher) request(r request, fds []int) error {

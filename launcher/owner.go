@@ -87,7 +87,7 @@ func (l *Launcher) userNamespace(m isolate.IDMap) (*os.File, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	c := &Cmd{Path: "a user namespace", Plan: isolate.UserNamespace(), launcher: l, ctx: ctx}
-	p, err := c.begin(nil)
+	p, err := c.begin(nil, func() error { return nil })
 	if err != nil {
 		return nil, err
 	}

@@ -137,45 +137,47 @@ func (p *Process) failure(step, call string, err error) error {
 	return &SetupError{p.program, step, call, isolate.Explain(call, err)}
 }
 
-// launched waits for stage one: init exists and the launcher has said so.
+// launched waits for init, which dies with the launcher from then on, and sees that
+// the launcher has not died before.
 func (p *Process) launched() error {
-	for {
+	for p.init < 0 {
 		r, fds, err := p.receive()
 		if err == io.EOF {
-			return p.failure("launcher", "start of init", errors.New("the launcher has died"))
+			return p.failure("launcher", "start of init", errors.New("init was killed, or the launcher has died"))
 		}
 		if err != nil {
 			return err
 		}
-		if done, err := p.advance(r, fds); done || err != nil {
+		if err := p.advance(r, fds); err != nil {
 			return err
 		}
 	}
+	if !p.launcher.lives() {
+		return p.failure("launcher", "start of init", errors.New("the launcher has died"))
+	}
+	step("launched")
+	return nil
 }
 
-// advance takes a record of a start up to the launcher's answer, which is done.
-// What init makes of its first plan, it may report before.
-func (p *Process) advance(r isolate.Record, fds []int) (done bool, err error) {
-	if r.Kind == isolate.RecordCloned && len(fds) == 1 && p.init < 0 {
+// advance takes a record of a start that is under way.
+func (p *Process) advance(r isolate.Record, fds []int) error {
+	switch {
+	case r.Kind == isolate.RecordCloned && len(fds) == 1 && p.init < 0:
 		p.init = fds[0]
 		step("cloned")
-		return false, nil
-	}
-	if r.Kind == isolate.RecordTemplate && len(fds) == len(p.made) && p.made[0] == nil {
+		return nil
+	case r.Kind == isolate.RecordTemplate && len(fds) == len(p.made) && p.made[0] == nil:
 		p.made = [2]*os.File{os.NewFile(uintptr(fds[0]), "user namespace"), os.NewFile(uintptr(fds[1]), "mount namespace")}
-		return false, nil
+		return nil
 	}
 	closeAll(fds)
 	switch {
 	case r.Kind != isolate.RecordLaunched:
-		return false, p.failed(r)
+		return p.failed(r)
 	case r.Errno != 0:
-		return false, p.failure("launcher", "clone3(CLONE_INTO_CGROUP) and exec of init, with its identity and network namespace", syscall.Errno(r.Errno))
-	case p.init < 0 || r.Value != 0:
-		return false, p.failure("stage one", "clone", fmt.Errorf("init was killed before its exec (wait status %#x): is its control group, or the launcher's, one that was killed once, or its memory limit too small?", uint32(r.Value)))
+		return p.failure("launcher", "clone3(CLONE_INTO_CGROUP) and exec of init, with its identity and network namespace", syscall.Errno(r.Errno))
 	}
-	step("launched")
-	return true, nil
+	return p.failure("stage one", "clone", fmt.Errorf("it was killed (wait status %#x): is its control group, or the launcher's, one that was killed once, or its memory limit too small?", uint32(r.Value)))
 }
 
 // maxMessage keeps a message below the smallest usual socket buffer.
@@ -232,7 +234,7 @@ func (p *Process) gone(what string, err error) error {
 		if e != nil {
 			return p.failure("init", what, err)
 		}
-		if _, e := p.advance(r, fds); e != nil {
+		if e := p.advance(r, fds); e != nil {
 			return e
 		}
 	}
@@ -283,6 +285,9 @@ func openTree(t isolate.Tree) (int, error) {
 	return tree, os.NewSyscallError("open_tree", err)
 }
 
+// abandonTimeout bounds the wait for a stage one that was stopped from outside, say.
+const abandonTimeout = 5 * time.Second
+
 // begun waits until the program's execve has succeeded, or all of the group was
 // killed.
 func (p *Process) begun() error {
@@ -299,9 +304,19 @@ func (p *Process) begun() error {
 	return err
 }
 
-// abandon ends a start that failed: init reads end of file, or is killed.
+// abandon ends a start that failed: init reads end of file, or is killed. If it has
+// not been heard of yet it still may be, until nobody holds the other end.
 func (p *Process) abandon() {
 	p.unlimit()
+	p.pair.shutdown()
+	p.pair.setDeadline(time.Now().Add(abandonTimeout))
+	for p.init < 0 {
+		r, fds, err := p.receive()
+		if err != nil {
+			break
+		}
+		p.advance(r, fds)
+	}
 	p.pair.Close()
 	if p.init >= 0 {
 		unix.PidfdSendSignal(p.init, unix.SIGKILL, nil, 0)

@@ -41,30 +41,34 @@ type template struct {
 // it shows busy, and some mounts in the kernel's memory.
 const maxProfiles = 64
 
+const mustBeFresh = true
+
 // profile is the profile for the program under the spec, with its template if it
-// has one.
-func (l *Launcher) profile(spec isolate.Spec, program string) (*profile, *template, error) {
+// has one. A known one was looked into before, and may be stale by now unless it
+// must not.
+func (l *Launcher) profile(spec isolate.Spec, program string, fresh bool) (_ *profile, _ *template, known bool, err error) {
 	ps := &l.profiles
 	spec = spec.Allowing(program)
 	key := fmt.Sprintf("%#v", spec)
 	ps.mu.Lock()
 	p := ps.entries[key]
 	ps.mu.Unlock()
-	if p == nil || !p.Fresh() {
+	known = p != nil && (!fresh || p.Fresh())
+	if !known {
 		host, err := isolate.ThisHost()
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, false, err
 		}
 		looked, err := isolate.Prepare(spec, host)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, false, err
 		}
 		p = &profile{Profile: looked}
 	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	if ps.closed {
-		return nil, nil, errClosed
+		return nil, nil, false, errClosed
 	}
 	ps.clock++
 	p.uses, p.last = p.uses+1, ps.clock
@@ -78,7 +82,7 @@ func (l *Launcher) profile(spec isolate.Spec, program string) (*profile, *templa
 	if p.uses == 2 {
 		l.wantTemplate(p)
 	}
-	return p, p.template, nil
+	return p, p.template, known, nil
 }
 
 // forget drops the profiles that were not used for longest, and templates that are
@@ -151,7 +155,7 @@ func (l *Launcher) makeTemplate(plan *isolate.Plan, t *template) {
 // newTemplate runs the plan of a template.
 func (l *Launcher) newTemplate(ctx context.Context, plan *isolate.Plan) (made [2]*os.File, owners []string, err error) {
 	c := &Cmd{Path: "a template", Plan: plan, launcher: l, ctx: ctx}
-	p, err := c.begin(nil)
+	p, err := c.begin(nil, func() error { return nil })
 	if err != nil {
 		return made, nil, err
 	}
@@ -161,7 +165,7 @@ func (l *Launcher) newTemplate(ctx context.Context, plan *isolate.Plan) (made [2
 		if err != nil {
 			return made, nil, err
 		}
-		if _, err := p.advance(r, fds); err != nil {
+		if err := p.advance(r, fds); err != nil {
 			return made, nil, err
 		}
 	}

@@ -100,9 +100,8 @@ func (s *server) work() {
 	}
 }
 
-// start forks stage one. The answer goes out on the program's own pair: here if
-// that fails, else by reap at its end. The host sends init its plan only after
-// that.
+// start forks stage one. Only failure is answered, on the program's own pair: here,
+// or by reap if stage one is killed.
 func (s *server) start(b []byte, fds []int, net *network) {
 	if len(fds) == 0 {
 		return // nowhere to answer
@@ -164,13 +163,9 @@ func (s *server) stageOne(r request, fds []int) error {
 	return nil
 }
 
-// reap waits for every child: stage ones, of whose end it tells the host, and
-// inits, whose ends the hosts see by pidfd.
-//
-// The answer says that some thread of the launcher lives after init has set its
-// parent-death signal, which is before the end of stage one. That is enough,
-// whichever thread it is: as long as one lives, init is the child of one, and gets
-// the signal when that ends.
+// reap waits for every child: stage ones, of which it tells the host if they were
+// killed, and inits, whose ends the hosts see by pidfd. As long as a thread of the
+// launcher lives, each is the child of one, and gets the signal when that ends.
 func (s *server) reap() {
 	for {
 		var status syscall.WaitStatus
@@ -190,9 +185,10 @@ func (s *server) reap() {
 		s.mu.Unlock()
 		if ok {
 			step("stage one ended")
-			answer(fd, isolate.Record{Kind: isolate.RecordLaunched, Value: uint64(status)})
+			if status != 0 {
+				answer(fd, isolate.Record{Kind: isolate.RecordLaunched, Value: uint64(status)})
+			}
 			unix.Close(fd)
-			step("answered")
 		}
 	}
 }

@@ -242,7 +242,7 @@ func TestDeathAtEveryStep(t *testing.T) {
 			}
 		})
 	}
-	for _, step := range []string{"request taken", "network entered", "forked", "stage one ended", "answered"} {
+	for _, step := range []string{"request taken", "network entered", "forked", "stage one ended"} {
 		t.Run("inside the launcher/"+step, func(t *testing.T) {
 			stderr := filepath.Join(t.TempDir(), launcher.DieAt(step))
 			p := perform(t, "LAUNCHER_STDERR="+stderr)

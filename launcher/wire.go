@@ -29,7 +29,15 @@ func socketPair() (*conn, int, error) {
 	return &conn{os.NewFile(uintptr(fds[0]), "socketpair")}, fds[1], nil
 }
 
-func (c *conn) Close() error                  { return c.file.Close() }
+func (c *conn) Close() error { return c.file.Close() }
+
+// shutdown lets the far end read the end of file; it may still send.
+func (c *conn) shutdown() {
+	if raw, err := c.file.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
+	}
+}
+
 func (c *conn) setDeadline(t time.Time) error { return c.file.SetDeadline(t) }
 
 // send sends one message; the descriptors stay open here.
