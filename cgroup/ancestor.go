@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // A ceiling is one limit of one group above the leaves. Its files stay open: it
@@ -57,7 +59,7 @@ func (g *Group) openCeilings() error {
 
 func (c *ceiling) open(files []string) error {
 	for _, name := range files {
-		f, err := os.Open(filepath.Join(c.dir, name))
+		f, err := openFile(filepath.Join(c.dir, name), unix.O_RDONLY)
 		if err != nil {
 			c.close()
 			return err

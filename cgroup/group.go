@@ -3,7 +3,8 @@
 //
 //	g, err := cgroup.Open()                            // where we may make groups, or why nowhere
 //	leaf, err := g.New("sort-1", cgroup.Limits{Memory: 64 << 20, CPU: 0.5})
-//	cmd.Cgroup, cmd.CgroupTasks = leaf.File(), leaf.Tasks()
+//	cmd.Cgroup = leaf.File()                           // born there; and of a host with v1 controllers:
+//	cmd.CgroupTasks, cmd.CgroupCount = leaf.Tasks, leaf.TasksCount()
 //	…
 //	leaf.Stat(); leaf.Kill(); leaf.Close()
 //
@@ -64,6 +65,7 @@ type Group struct {
 	unified *hierarchy           // nil where cgroup2 is not mounted
 	legacy  map[string]hierarchy // by controller; empty in a unified layout
 
+	places   []string  // this process's own directories: see findPlaces
 	ceilings []ceiling // of the groups above
 
 	mu     sync.Mutex
@@ -137,6 +139,7 @@ func Open() (*Group, error) {
 		h.group = filepath.Join(h.group, id)
 		g.legacy[name] = h
 	}
+	g.findPlaces()
 	if len(l.legacy) == 0 {
 		err = g.openUnified(*l.unified)
 	} else {
@@ -147,14 +150,14 @@ func Open() (*Group, error) {
 	}
 	if err := g.openCeilings(); err != nil {
 		g.Close()
-		return nil, &LayoutError{Where: g.dirs()[0], Remedy: remedyMount, Err: err}
+		return nil, &LayoutError{Where: g.places[0], Remedy: remedyMount, Err: err}
 	}
 	return g, nil
 }
 
 // openLegacy makes the place for leaves in every hierarchy.
 func (g *Group) openLegacy() error {
-	for _, dir := range g.dirs() {
+	for _, dir := range g.places {
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			g.Close()
 			return &LayoutError{Where: filepath.Dir(dir), Remedy: remedyDelegate, Err: err}
@@ -164,18 +167,23 @@ func (g *Group) openLegacy() error {
 	return nil
 }
 
-// dirs are this process's own directories, each once, v2 first.
-func (g *Group) dirs() []string {
+// findPlaces finds this process's own directories, each once, v2 first. Controllers
+// that are mounted together, as cpu and cpuacct are by systemd, have one.
+func (g *Group) findPlaces() {
 	var dirs []string
 	for _, h := range g.legacy {
-		dirs = append(dirs, h.dir())
+		mount := h.mount
+		if real, err := filepath.EvalSymlinks(mount); err == nil {
+			mount = real
+		}
+		dirs = append(dirs, filepath.Join(mount, h.group))
 	}
 	slices.Sort(dirs)
 	dirs = slices.Compact(dirs)
 	if g.unified != nil {
 		dirs = slices.Insert(dirs, 0, g.unified.dir())
 	}
-	return dirs
+	g.places = dirs
 }
 
 const supervisor = "supervisor"
@@ -292,7 +300,7 @@ func (g *Group) Close() error {
 	}
 	var errs []error
 	step("supervisor left")
-	for _, dir := range g.dirs() {
+	for _, dir := range g.places {
 		errs = append(errs, removeInstance(dir))
 		step("place removed")
 	}

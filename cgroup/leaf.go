@@ -19,15 +19,18 @@ import (
 type Leaf struct {
 	name     string
 	limits   Limits
-	dirs     []string // every directory of the leaf, v2 first
+	path     string   // of the first of
+	dirs     []string // every directory of the leaf that was made, v2 first
 	unified  *os.File // the v2 directory
+	joins    int      // v1 groups
 	tasks    []*os.File
 	stats    statFiles
 	oom      *oomWatch // v1 only
 	enforced []string
 
+	made     chan struct{} // closed when the v1 groups are there, or
 	ready    chan struct{} // closed when limits are in force, or
-	notReady error         // why they are not
+	notReady error         // why not
 
 	mu     sync.Mutex // guards the descriptors against use after Close
 	closed bool
@@ -47,8 +50,9 @@ func (g *Group) New(name string, limits Limits) (*Leaf, error) {
 	return l, nil
 }
 
-// Begin is New that does not wait for the limits: they are written while a
-// launcher works. The program must not run before Ready has returned nil.
+// Begin is New that waits for the v2 group only, in which a program is born: v1
+// groups are made and limits written while a launcher works. The program must not
+// run before Ready has returned nil.
 func (g *Group) Begin(name string, limits Limits) (_ *Leaf, err error) {
 	if name == "" || strings.ContainsAny(name, "/\x00\n") || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "cgroup.") || name == supervisor || len(name) > 200 {
 		return nil, fmt.Errorf("cgroup: %q is no name for a leaf", name)
@@ -56,37 +60,57 @@ func (g *Group) Begin(name string, limits Limits) (_ *Leaf, err error) {
 	if err := limits.Check(); err != nil {
 		return nil, fmt.Errorf("cgroup: %w", err)
 	}
-	l := &Leaf{name: name, limits: limits.WithDefaults(), ready: make(chan struct{})}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("cgroup: leaf %s: %w", name, err)
-			close(l.ready)
-			l.Close()
-		}
-	}()
-	for _, dir := range g.dirs() {
-		dir = filepath.Join(dir, name)
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			return nil, err
-		}
-		l.dirs = append(l.dirs, dir)
-		step("leaf made")
-	}
+	l := &Leaf{name: name, limits: limits.WithDefaults(), made: make(chan struct{}), ready: make(chan struct{})}
+	dirs := g.places
+	l.path = filepath.Join(dirs[0], name)
 	if g.unified != nil {
-		if l.unified, err = os.Open(filepath.Join(g.unified.dir(), name)); err != nil {
-			return nil, err
+		if err := l.make(dirs[0]); err != nil {
+			return nil, fmt.Errorf("cgroup: leaf %s: %w", name, err)
 		}
-	}
-	if err := l.openTasks(g); err != nil {
-		return nil, err
-	}
-	go func() {
-		defer close(l.ready)
-		if l.notReady = l.limit(g); l.notReady != nil {
-			l.notReady = fmt.Errorf("cgroup: leaf %s: %w", name, l.notReady)
+		if l.unified, err = openFile(l.path, unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
+			rmdir(l.path)
+			return nil, fmt.Errorf("cgroup: leaf %s: %w", name, err)
 		}
-	}()
+		dirs = dirs[1:]
+	}
+	l.joins = len(dirs)
+	go l.finish(g, dirs)
 	return l, nil
+}
+
+func (l *Leaf) make(parent string) error {
+	dir := filepath.Join(parent, l.name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	l.dirs = append(l.dirs, dir)
+	step("leaf made")
+	return nil
+}
+
+// finish makes the v1 groups below parents and puts the limits in force.
+func (l *Leaf) finish(g *Group, parents []string) {
+	defer close(l.ready)
+	err := func() error {
+		defer close(l.made)
+		for _, parent := range parents {
+			if err := l.make(parent); err != nil {
+				return err
+			}
+			tasks, err := openFile(filepath.Join(parent, l.name, "tasks"), unix.O_WRONLY)
+			if err != nil {
+				return err
+			}
+			l.tasks = append(l.tasks, tasks)
+		}
+		return nil
+	}()
+	if err == nil {
+		err = l.limit(g)
+	}
+	if err != nil {
+		l.notReady = fmt.Errorf("cgroup: leaf %s: %w", l.name, err)
+	}
 }
 
 // Ready waits until every limit is in force, or says why one is not.
@@ -98,7 +122,7 @@ func (l *Leaf) Ready() error {
 // limit sets the limits and reads them back.
 func (l *Leaf) limit(g *Group) (err error) {
 	if len(l.limits.IO) > 0 {
-		if err := g.ioError(l.dirs[0]); err != nil {
+		if err := g.ioError(l.path); err != nil {
 			return err
 		}
 	}
@@ -126,23 +150,6 @@ func (l *Leaf) limit(g *Group) (err error) {
 		return l.stats.openUnified(l.unified.Name())
 	}
 	return l.listen(g)
-}
-
-// openTasks opens the v1 groups for joining.
-func (l *Leaf) openTasks(g *Group) error {
-	var groups []string
-	for _, h := range g.legacy {
-		groups = append(groups, filepath.Join(h.dir(), l.name))
-	}
-	slices.Sort(groups)
-	for _, group := range slices.Compact(groups) {
-		f, err := os.OpenFile(filepath.Join(group, "tasks"), os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		l.tasks = append(l.tasks, f)
-	}
-	return nil
 }
 
 // listen opens what a v1 leaf is measured by, and hears of its end by memory.
@@ -185,12 +192,22 @@ func (l *Leaf) Limits() Limits { return l.limits }
 // where there is no v2. It stays the leaf's.
 func (l *Leaf) File() *os.File { return l.unified }
 
-// Tasks are the tasks files of the v1 groups, open for writing. They stay the
-// leaf's.
-func (l *Leaf) Tasks() []*os.File { return l.tasks }
+// Tasks waits for the v1 groups and gives their tasks files, open for writing. They
+// stay the leaf's.
+func (l *Leaf) Tasks() ([]*os.File, error) {
+	<-l.made
+	if len(l.tasks) < l.joins {
+		<-l.ready
+		return nil, l.notReady
+	}
+	return l.tasks, nil
+}
+
+// TasksCount is how many of them there will be.
+func (l *Leaf) TasksCount() int { return l.joins }
 
 // Path is the leaf's directory: the v2 one where there is one.
-func (l *Leaf) Path() string { return l.dirs[0] }
+func (l *Leaf) Path() string { return l.path }
 
 // Kill kills every process in the leaf at once: by cgroup.kill (Linux 5.14), or
 // where v2 is not mounted each member, init among them, whose death is everybody's.
@@ -201,11 +218,11 @@ func (l *Leaf) Kill() error {
 		return os.ErrClosed
 	}
 	if l.unified == nil {
-		return killMembers(l.dirs[0])
+		return killMembers(l.path)
 	}
 	fd, err := unix.Openat(int(l.unified.Fd()), "cgroup.kill", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
-		return killMembers(l.dirs[0])
+		return killMembers(l.path)
 	}
 	if err != nil {
 		return &os.PathError{Op: "open", Path: l.unified.Name() + "/cgroup.kill", Err: err}
@@ -219,7 +236,7 @@ func (l *Leaf) Kill() error {
 // was opened is a member's: nobody else is hit, whatever pids are used again.
 func killMembers(dir string) error {
 	members := func() ([]string, error) {
-		b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		b, err := readFile(filepath.Join(dir, "cgroup.procs"))
 		return strings.Fields(string(b)), err
 	}
 	pids, err := members()

@@ -112,7 +112,7 @@ type setting struct {
 }
 
 func (s setting) verify() error {
-	b, err := os.ReadFile(filepath.Join(s.dir, s.file))
+	b, err := readFile(filepath.Join(s.dir, s.file))
 	if err != nil {
 		return fmt.Errorf("reading a limit back: %w", err)
 	}
@@ -205,6 +205,6 @@ func (l Limits) writeLegacy(h map[string]hierarchy, leaf string) ([]setting, err
 
 // swapOn says whether the host has swap space: proc(5) /proc/swaps.
 func swapOn() bool {
-	b, err := os.ReadFile("/proc/swaps")
+	b, err := readFile("/proc/swaps")
 	return err != nil || strings.Count(string(b), "\n") > 1
 }

@@ -21,7 +21,7 @@ type oomWatch struct {
 // watchOOM calls kill when the group in dir, and not one above it, is out of
 // memory.
 func watchOOM(dir string, limit int64, kill func()) (*oomWatch, error) {
-	control, err := os.Open(filepath.Join(dir, "memory.oom_control"))
+	control, err := openFile(filepath.Join(dir, "memory.oom_control"), unix.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
@@ -54,11 +54,11 @@ func watchOOM(dir string, limit int64, kill func()) (*oomWatch, error) {
 // outOfMemory tells our own limit from an ancestor's, of which descendants are
 // told as well: the kernel has killed here, or the limit is (all but) reached.
 func outOfMemory(dir string, limit int64) bool {
-	control, err := os.ReadFile(filepath.Join(dir, "memory.oom_control"))
+	control, err := readFile(filepath.Join(dir, "memory.oom_control"))
 	if err != nil || field(control, "oom_kill") > 0 {
 		return true
 	}
-	usage, err := os.ReadFile(filepath.Join(dir, "memory.usage_in_bytes"))
+	usage, err := readFile(filepath.Join(dir, "memory.usage_in_bytes"))
 	if err != nil {
 		return true
 	}

@@ -28,7 +28,7 @@ type Stall struct {
 // pressure reads one file of the v2 group in dir. Zero where the kernel keeps no
 // such account: it was built without, or is told psi=0.
 func pressure(dir, file string) (Pressure, error) {
-	b, err := os.ReadFile(filepath.Join(dir, file))
+	b, err := readFile(filepath.Join(dir, file))
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EOPNOTSUPP) {
 		return Pressure{}, nil
 	}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Usage is what os-status needs: two files, read where they stand open.
@@ -59,10 +61,10 @@ func (s *statFiles) openLegacy(memory, cpu, cpuacct, pids string) error {
 }
 
 func (s *statFiles) open(cpu, memory string) (err error) {
-	if s.cpu, err = os.Open(cpu); err != nil {
+	if s.cpu, err = openFile(cpu, unix.O_RDONLY); err != nil {
 		return err
 	}
-	s.memory, err = os.Open(memory)
+	s.memory, err = openFile(memory, unix.O_RDONLY)
 	return err
 }
 
@@ -116,7 +118,7 @@ func (l *Leaf) Stat() (Stat, error) {
 	s := Stat{Usage: u}
 	f := &l.stats
 	read := func(dir, file string) []byte {
-		b, e := os.ReadFile(filepath.Join(dir, file))
+		b, e := readFile(filepath.Join(dir, file))
 		if e != nil && !errors.Is(e, os.ErrNotExist) {
 			err = errors.Join(err, e)
 		}

@@ -158,7 +158,8 @@ func newCell(cmd *launcher.Cmd, group *cgroup.Group, limits cgroup.Limits) (*Cel
 			return nil, err
 		}
 		c.Leaf = leaf
-		cmd.Cgroup, cmd.CgroupTasks = leaf.File(), leaf.Tasks()
+		cmd.Cgroup = leaf.File()
+		cmd.CgroupTasks, cmd.CgroupCount = leaf.Tasks, leaf.TasksCount()
 		cmd.CgroupReady = leaf.Ready
 	}
 	return c, nil

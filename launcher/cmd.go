@@ -39,9 +39,11 @@ type Cmd struct {
 	// born, by which its limits hold from the first instruction on. Nil: the
 	// launcher's own.
 	Cgroup *os.File
-	// CgroupTasks are open tasks files of v1 groups. Init joins each before it
-	// does anything for the program.
-	CgroupTasks []*os.File
+	// CgroupTasks, where set, gives the open tasks files of v1 groups, CgroupCount
+	// of them. Init joins each before it does anything for the program. It is called
+	// while the launcher works: the groups can be made meanwhile.
+	CgroupTasks func() ([]*os.File, error)
+	CgroupCount int
 	// CgroupReady, where set, is called while the launcher works, and must return
 	// nil before anything is done for the program: limits can be written meanwhile.
 	CgroupReady func() error
@@ -355,7 +357,7 @@ var errStale = errors.New("the host's files were changed while the program was b
 func (c *Cmd) cellOf(profile *profile, template *template, known bool) (*cell, error) {
 	namespaces, release := template.hold()
 	defer release()
-	given := isolate.Given{Groups: len(c.CgroupTasks), Template: namespaces != nil}
+	given := isolate.Given{Groups: c.CgroupCount, Template: namespaces != nil}
 	program, err := c.compile(profile, given)
 	if err != nil {
 		return nil, err
@@ -451,7 +453,7 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	}
 	farFile.Close()
 	step("request sent")
-	if err := p.sendSetUp(c.CgroupTasks); err != nil {
+	if err := p.sendSetUp(c); err != nil {
 		return p, err
 	}
 	step("set-up sent")

@@ -185,7 +185,7 @@ const maxMessage = 64 << 10
 
 // sendSetUp sends the first of init's plans, and what it receives: the tasks
 // files of v1 groups, then the trees.
-func (p *Process) sendSetUp(groups []*os.File) error {
+func (p *Process) sendSetUp(c *Cmd) error {
 	plan, err := p.plan.SetUp.Encode()
 	if err != nil {
 		return err
@@ -199,19 +199,34 @@ func (p *Process) sendSetUp(groups []*os.File) error {
 	if err := p.sendPlan(plan); err != nil {
 		return err
 	}
-	if len(groups) > 0 {
-		fds := make([]int, len(groups))
-		for i, f := range groups {
-			fds[i] = int(f.Fd())
-		}
-		if err := p.pair.send([]byte{0}, fds...); err != nil {
-			return p.gone("receiving its groups", err)
-		}
+	if err := p.sendGroups(c); err != nil {
+		return err
 	}
 	for batch := range slices.Chunk(trees, isolate.TreesPerMessage) {
 		if err := p.pair.send([]byte{0}, batch...); err != nil {
 			return p.gone("receiving mounts", err)
 		}
+	}
+	return nil
+}
+
+func (p *Process) sendGroups(c *Cmd) error {
+	if c.CgroupCount == 0 {
+		return nil
+	}
+	groups, err := c.CgroupTasks()
+	if err != nil {
+		return err
+	}
+	if len(groups) != c.CgroupCount {
+		return fmt.Errorf("launcher: %d v1 groups instead of CgroupCount, %d", len(groups), c.CgroupCount)
+	}
+	var fds []int
+	for _, f := range groups {
+		fds = append(fds, int(f.Fd()))
+	}
+	if err := p.pair.send([]byte{0}, fds...); err != nil {
+		return p.gone("receiving its groups", err)
 	}
 	return nil
 }

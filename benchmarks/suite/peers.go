@@ -108,7 +108,11 @@ func (s *suite) startFloor(table string) (*server, error) {
 		dirs = append(dirs, leaf.File().Name())
 		args = append(args, "-u", filepath.Dir(dirs[0]))
 	}
-	for _, tasks := range leaf.Tasks() {
+	joined, err := leaf.Tasks()
+	if err != nil {
+		return nil, err
+	}
+	for _, tasks := range joined {
 		dir := filepath.Dir(tasks.Name())
 		dirs = append(dirs, dir)
 		args = append(args, "-l", filepath.Dir(dir))
