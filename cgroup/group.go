@@ -155,6 +155,18 @@ func Open() (*Group, error) {
 	return g, nil
 }
 
+// Joins is how many v1 groups a program of this host joins, beside the v2 group in
+// which it is born: 0 in a unified layout. It makes nothing.
+func Joins() (int, error) {
+	l, err := detect()
+	if err != nil {
+		return 0, err
+	}
+	g := &Group{legacy: l.legacy}
+	g.findPlaces()
+	return len(g.places), nil
+}
+
 // openLegacy makes the place for leaves in every hierarchy.
 func (g *Group) openLegacy() error {
 	for _, dir := range g.places {

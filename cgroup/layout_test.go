@@ -159,8 +159,9 @@ func TestNoCgroupKill(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Appendf(nil, "%d\n0\n4194304\n", member.Process.Pid), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := (&Leaf{unified: unified, dirs: []string{dir}}).Kill(); err != nil {
+	if err := (&Leaf{unified: unified, path: dir}).Kill(); err != nil {
 		t.Errorf("%v", err)
+		member.Process.Kill()
 	}
 	if err := member.Wait(); err == nil || err.Error() != "signal: killed" {
 		t.Errorf("the member: %v", err)

@@ -277,12 +277,16 @@ func (p *policy) checkDir(dir string) error {
 	return deny("allowed_paths", "the working directory %s is not in an allowed path", dir)
 }
 
-// loaderVariables change which code a program runs, and are never an actor's to
-// set: ld.so(8), and what glibc unsets for set-user-ID programs.
+// A loaderVariable changes which code a program runs, and is never an actor's to
+// set: ld.so(8), what glibc unsets for set-user-ID programs, and what interpreters
+// load before their script. The manifest may set each of them.
 func loaderVariable(name string) bool {
-	return strings.HasPrefix(name, "LD_") || slices.Contains([]string{
+	return strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "GIT_CONFIG") || slices.Contains([]string{
 		"GCONV_PATH", "GETCONF_DIR", "GLIBC_TUNABLES", "HOSTALIASES", "LOCALDOMAIN", "LOCPATH", "MALLOC_TRACE",
 		"NIS_PATH", "NLSPATH", "RESOLV_HOST_CONF", "RES_OPTIONS", "BASH_ENV", "ENV", "SHELLOPTS", "PS4",
+		"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PERL5LIB", "PERLLIB", "PERL5OPT", "PERL5DB", "RUBYLIB", "RUBYOPT",
+		"NODE_OPTIONS", "NODE_PATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH", "OPENSSL_CONF", "OPENSSL_MODULES",
+		"GIT_SSH", "GIT_SSH_COMMAND", "GIT_EXEC_PATH", "GIT_EXTERNAL_DIFF", "GIT_PAGER", "GIT_EDITOR", "GIT_ASKPASS", "GIT_TEMPLATE_DIR", "GIT_PROXY_COMMAND",
 	}, name)
 }
 

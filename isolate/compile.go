@@ -31,6 +31,7 @@ type Plan struct {
 	// Enforced is what holds once the program runs.
 	Enforced Enforced
 
+	shown      []Tree // what the plan mounts, also of an ordinary user's: see Key
 	privileged bool
 	uid, gid   int // outside
 	chdir      int // the Child call that opens the working directory
@@ -71,7 +72,7 @@ func (p *Plan) String() string {
 	if p.FreshNetwork {
 		b.WriteString("launcher: unshare(CLONE_NEWNET)\n")
 	}
-	b.WriteString("launcher: vfork into the control group, prctl(PR_SET_PDEATHSIG, SIGKILL), execve(init)\n")
+	b.WriteString("launcher: vfork, into the v2 control group if there is one; prctl(PR_SET_PDEATHSIG, SIGKILL), execve(init)\n")
 	for line := range strings.Lines(p.StageOne.String()) {
 		b.WriteString("stage one: " + line)
 	}
@@ -392,6 +393,14 @@ func (c *compiler) enforced() {
 	add("identity: uid %d inside, %d outside; no capabilities; no_new_privs", c.spec.UID, c.uid)
 	if v := c.host.Landlock; v >= leastLandlock {
 		add("Landlock, version %d: what may be executed and written, a second time", v)
+	} else {
+		add("Landlock: NONE, the kernel has none in use, or a filter refuses it; the view holds alone")
+	}
+	if n := c.host.ForeignGroups; n > 0 {
+		add("supplementary groups: %d of the user's KEPT, which an ordinary user cannot drop; start this process without (setpriv --clear-groups)", n)
+	}
+	if c.host.CoreSocket {
+		add("cores: a SOCKET of the host's receives them (kernel.core_pattern), whatever the limit")
 	}
 	if c.spec.Seccomp == SeccompHardened {
 		add("system calls: hardened filter")

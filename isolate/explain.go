@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -49,7 +50,7 @@ func hostSettings(file string) string {
 func Restrictions() []Restriction { return restrictions(hostSettings) }
 
 func restrictions(read settings) []Restriction {
-	var found []Restriction
+	found := lackingRoot(read)
 	add := func(name, value, whose, remedy string) {
 		if read("/proc/sys/"+strings.ReplaceAll(name, ".", "/")) == value {
 			found = append(found, Restriction{name + " = " + value, whose, remedy})
@@ -63,6 +64,55 @@ func restrictions(read settings) []Restriction {
 	add("kernel.apparmor_restrict_unprivileged_userns", "1", "Ubuntu's AppArmor, which takes the privileges inside from programs without a profile",
 		"an AppArmor profile with `userns,` for this program, or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
 	return found
+}
+
+// lackingRoot is a process that is root and cannot do what root does: of most
+// containers, or of a user namespace with one id.
+func lackingRoot(read settings) (found []Restriction) {
+	status := map[string][]string{}
+	for line := range strings.Lines(read("/proc/self/status")) {
+		name, value, _ := strings.Cut(line, ":")
+		status[name] = strings.Fields(value)
+	}
+	if len(status["Uid"]) < 2 || status["Uid"][1] != "0" || len(status["CapEff"]) == 0 {
+		return nil
+	}
+	effective, err := strconv.ParseUint(status["CapEff"][0], 16, 64)
+	if err != nil {
+		return nil
+	}
+	var lacks []string
+	for _, c := range []struct {
+		name   string
+		number int
+	}{{"CAP_SYS_ADMIN", unix.CAP_SYS_ADMIN}, {"CAP_SETUID", unix.CAP_SETUID}, {"CAP_SETGID", unix.CAP_SETGID}} {
+		if effective&(1<<c.number) == 0 {
+			lacks = append(lacks, c.name)
+		}
+	}
+	if len(lacks) > 0 {
+		found = append(found, Restriction{"this process is root without " + strings.Join(lacks, ", "), "as in a container",
+			"start the container with --cap-add " + strings.ReplaceAll(strings.Join(lacks, " --cap-add "), "CAP_", "") + ", or this process as an ordinary user whose container lets it make user namespaces"})
+	}
+	for _, m := range []string{"uid_map", "gid_map"} {
+		if text := read("/proc/self/" + m); text != "" && !hasID(text, defaultHostID) {
+			found = append(found, Restriction{fmt.Sprintf("the id %d, which programs get outside, is not in /proc/self/%s", defaultHostID, m), "a user namespace around this process",
+				"start it as the ordinary user himself, without the namespace, or map more ids (newuidmap, a container engine's --subuidname)"})
+			break
+		}
+	}
+	return found
+}
+
+// hasID says whether the text of an id map has the id: user_namespaces(7).
+func hasID(text string, id uint64) bool {
+	for line := range strings.Lines(text) {
+		var first, outside, count uint64
+		if n, _ := fmt.Sscan(line, &first, &outside, &count); n == 3 && id >= first && id-first < count {
+			return true
+		}
+	}
+	return false
 }
 
 // MaskedProc are the files of /proc that something is mounted over, as container
@@ -100,6 +150,8 @@ func explain(read settings, call string, err error) error {
 	}
 	refused := errno == unix.EPERM || errno == unix.EACCES
 	switch {
+	case name == "futex" && errno == unix.EAGAIN:
+		return fmt.Errorf("%w: what was to be mounted was replaced while the program was being started", err)
 	case name == "mount" && refused && strings.HasPrefix(args, `"proc"`):
 		if masked := maskedProc(read); len(masked) > 0 {
 			return &RestrictedError{Restriction{"/proc is masked: " + strings.Join(masked, ", "), "as in a container: the kernel gives no new /proc to who sees only a part of the old one", RemedyMaskedProc}, err}

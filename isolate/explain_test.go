@@ -41,6 +41,8 @@ func TestHostsAreRecognised(t *testing.T) {
 		"Ubuntu, the first mount":   {map[string]string{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"}, `mount(NULL, "/", NULL, MS_SLAVE|MS_REC, NULL)`, unix.EACCES, []string{"Ubuntu's AppArmor"}, "restricted"},
 		"a container":               {map[string]string{"/proc/self/mountinfo": dockersProc}, proc, unix.EPERM, []string{"/proc is masked: /proc/keys, /proc/acpi, /proc/sys", "systempaths=unconfined"}, "restricted"},
 		"a container's filter":      {map[string]string{"/proc/self/status": "Name:\tx\nSeccomp:\t2\n"}, clone, unix.EPERM, []string{"filter", "--security-opt"}, "restricted"},
+		"root of a container":       {map[string]string{"/proc/self/status": "Uid:\t0\t0\t0\t0\nCapEff:\t00000000a80425fb\n"}, clone, unix.EPERM, []string{"root without CAP_SYS_ADMIN", "--cap-add SYS_ADMIN"}, "restricted"},
+		"root of one id":            {map[string]string{"/proc/self/status": "Uid:\t0\t0\t0\t0\nCapEff:\t000001ffffffffff\n", "/proc/self/uid_map": "         0       1000          1\n"}, clone, unix.EPERM, []string{"the id 65534", "uid_map", "ordinary user"}, "restricted"},
 		"too many":                  {map[string]string{"/proc/sys/user/max_user_namespaces": "100"}, clone, unix.ENOSPC, []string{"as many namespaces as"}, ""},
 		"not masked":                {map[string]string{"/proc/self/mountinfo": wholeProc}, proc, unix.EPERM, nil, ""},
 		"an old kernel":             {nil, `openat2(AT_FDCWD, "/tmp", {flags=O_PATH}, 24)`, unix.ENOSYS, []string{"openat2", "Linux 5.6"}, "openat2"},

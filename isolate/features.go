@@ -62,6 +62,7 @@ var Features = []Feature{
 	{Name: "mount_setattr", Since: "5.12", Why: "binds become read-only", calls: []string{"mount_setattr"}, probe: probeCall(unix.SYS_MOUNT_SETATTR, ^uintptr(0), 0, 0, 0, 0)},
 	{Name: "session keyrings", Since: "2.6.18", Why: "keys of the host are not the program's", Without: "a kernel without keys has none to share; one that only refuses the call is an error", calls: []string{"keyctl"}, anybody: true, probe: probeCall(unix.SYS_KEYCTL, ^uintptr(0))},
 	{Name: "pidfd_open", Since: "5.3", Why: "the ends of init and launcher are seen by it", calls: []string{"pidfd_open"}, anybody: true, probe: probeCall(unix.SYS_PIDFD_OPEN, ^uintptr(0), 0)},
+	{Name: "Landlock, version 2", Since: "5.19", Why: "a second line behind the view of the file system", Without: "the view alone holds, and the report of a start says so", anybody: true, probe: landlockThere},
 	{Name: "cgroup.kill", Since: "5.14", Why: "everything of a program is killed at once", Without: "the death of PID 1 takes its namespace along"},
 	{Name: "sealing a memfd's mode (MFD_EXEC, F_SEAL_EXEC)", Since: "6.3", Why: "the launcher's image stays executable whatever vm.memfd_noexec says", Without: "it is sealed against writing alone", anybody: true, probe: sealsMode},
 }
@@ -69,7 +70,13 @@ var Features = []Feature{
 // Check tries every feature without which no program is started and names those
 // that are missing. It is nil as well where only a start can tell.
 func Check() error {
+	if _, err := os.Lstat("/proc/self/status"); err != nil {
+		return fmt.Errorf("/proc is not mounted, which every start needs: %w", err)
+	}
 	var missing []error
+	for _, r := range lackingRoot(hostSettings) {
+		missing = append(missing, &RestrictedError{r, unix.EPERM})
+	}
 	for _, f := range Features {
 		if f.Without == "" {
 			missing = append(missing, f.Probe())

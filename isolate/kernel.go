@@ -1,9 +1,11 @@
 package isolate
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +26,12 @@ type Host struct {
 	// Landlock is the version of Landlock's interface; 0 where the kernel has
 	// none, or none that is in use.
 	Landlock int
+	// ForeignGroups is how many supplementary groups programs keep: an ordinary user
+	// cannot drop his.
+	ForeignGroups int
+	// CoreSocket is a host whose cores go to a socket (core_pattern begins with @,
+	// Linux 6.16), which the kernel does not bound by RLIMIT_CORE.
+	CoreSocket bool
 	// Files is the root of the file system.
 	Files fileSystem
 }
@@ -37,6 +45,12 @@ var ThisHost = sync.OnceValues(func() (Host, error) {
 		GID:        os.Getegid(),
 		Landlock:   landlockVersion(),
 		Files:      hostFiles{os.DirFS("/").(fileSystem)},
+	}
+	if groups, err := os.Getgroups(); err == nil && !h.Privileged {
+		h.ForeignGroups = len(slices.DeleteFunc(groups, func(g int) bool { return g == h.GID }))
+	}
+	if pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern"); err == nil {
+		h.CoreSocket = bytes.HasPrefix(pattern, []byte("@"))
 	}
 	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
 	if err != nil {

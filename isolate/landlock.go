@@ -31,6 +31,16 @@ func landlockVersion() int {
 	return int(v)
 }
 
+func landlockThere() error {
+	if _, _, errno := unix.RawSyscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION); errno != 0 {
+		return errno
+	}
+	if landlockVersion() < leastLandlock {
+		return unix.ENOSYS
+	}
+	return nil
+}
+
 // A landlockRight is something that a ruleset refuses where no rule allows it.
 type landlockRight struct {
 	name  string
@@ -40,7 +50,8 @@ type landlockRight struct {
 	write bool // given where a program may write
 }
 
-// landlockRights are what the rulesets handle. Nothing may make devices, and
+// landlockRights are what the rulesets handle. Nothing may make devices (a
+// whiteout, which a rename leaves, Landlock does not see: the filter refuses it), and
 // nothing that is opened inside answers ioctls of a device.
 var landlockRights = []landlockRight{
 	{"EXECUTE", unix.LANDLOCK_ACCESS_FS_EXECUTE, 1, true, false},

@@ -3,11 +3,13 @@ package isolate
 import (
 	"encoding/binary"
 	"fmt"
+	"io/fs"
 	"iter"
 	"maps"
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -107,12 +109,13 @@ func attributes(names string) Arg {
 
 // receiveTrees takes the descriptors of the detached mounts that the host sends.
 func (c *compiler) receiveTrees(binds []bind) {
+	for _, b := range binds {
+		c.plan.shown = append(c.plan.shown, Tree{b.source, b.info, b.flat, b.writable, b.idMap(c.plan.uid, c.plan.gid)})
+	}
 	if !c.host.Privileged {
 		return
 	}
-	for _, b := range binds {
-		c.plan.Trees = append(c.plan.Trees, Tree{b.source, b.info, b.flat, b.writable, b.idMap(c.plan.uid, c.plan.gid)})
-	}
+	c.plan.Trees = c.plan.shown
 	for left := len(binds); left > 0; left -= TreesPerMessage {
 		receive, control := receiveMessage(min(left, TreesPerMessage), "trees")
 		c.add(receive)
@@ -129,6 +132,7 @@ func (c *compiler) bind(i int, b bind) {
 		// An ordinary user's own paths are open to init as well: the same
 		// file, found again without following any link.
 		file := c.add(sys("openat2", flags("AT_FDCWD"), str(b.source), openHow("O_PATH|O_CLOEXEC", unix.RESOLVE_NO_SYMLINKS, "RESOLVE_NO_SYMLINKS"), num(openHowSize)))
+		c.mustBe(resultOf(file), b.info)
 		how := "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH"
 		if !b.flat {
 			how += "|AT_RECURSIVE"
@@ -150,6 +154,37 @@ func (c *compiler) moveInside(mount Arg, target string) {
 	point := c.add(sys("openat2", flags("AT_FDCWD"), str(path.Clean(target)[1:]), openHow("O_PATH|O_CLOEXEC", unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_BENEATH, "RESOLVE_NO_SYMLINKS|RESOLVE_BENEATH"), num(openHowSize)))
 	c.add(sys("move_mount", mount, str(""), resultOf(point), str(""), flags("MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH")))
 }
+
+// mustBe fails, with EAGAIN, if the file is not the one that was examined when the
+// profile was made: the program, say, whose content was compared with a pin. A
+// privileged host compares before it sends a tree. Init compares nothing, but a
+// futex does: FUTEX_CMP_REQUEUE wakes and moves nobody, if a word in memory is as
+// expected (futex(2)).
+func (c *compiler) mustBe(file Arg, info fs.FileInfo) {
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return // a test's file system
+	}
+	now := &block{bytes: make([]byte, statSize)}
+	c.add(sys("fstat", file, at(now, 0, "&now")))
+	nobody := at(&block{bytes: make([]byte, 8)}, 0, "&nobody")
+	for _, w := range []struct {
+		name   string
+		offset int
+		want   uint32
+	}{
+		{"st_dev", 0, uint32(s.Dev)},
+		{"st_dev + 4", 4, uint32(s.Dev >> 32)},
+		{"st_ino", 8, uint32(s.Ino)},
+		{"st_ino + 4", 12, uint32(s.Ino >> 32)},
+	} {
+		c.add(sys("futex", at(now, w.offset, "&now."+w.name), flags("FUTEX_CMP_REQUEUE_PRIVATE"), num(0), num(0), nobody, num(int64(w.want))))
+	}
+}
+
+// statSize is that of struct stat on both architectures, which begins with device
+// and inode: stat(2).
+const statSize = 144
 
 func (b bind) rights() string {
 	rights := "MOUNT_ATTR_NOSUID"

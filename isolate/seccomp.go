@@ -58,9 +58,12 @@ type check uint8
 const (
 	checkNone check = iota
 	checkClone
+	checkHugeMap
+	checkHugeSegment
 	checkIoctl
 	checkPersonality
 	checkPrlimit
+	checkRename
 	checkSetrlimit
 	checkShmat
 	checkSocket
@@ -83,12 +86,15 @@ var conditional = map[string]check{
 	"mkdirat":     checkModeThird,
 	"mknod":       checkModeSecond,
 	"mknodat":     checkModeThird,
+	"mmap":        checkHugeMap,
 	"open":        checkOpen,
 	"openat":      checkOpenat,
 	"personality": checkPersonality,
 	"prlimit64":   checkPrlimit,
+	"renameat2":   checkRename,
 	"setrlimit":   checkSetrlimit,
 	"shmat":       checkShmat,
+	"shmget":      checkHugeSegment,
 	"socket":      checkSocket,
 	"socketpair":  checkSocketpair,
 }
@@ -213,7 +219,7 @@ func checks(c check) []unix.SockFilter {
 	case checkClone:
 		// Not CLONE_NEWTIME: clone takes that bit for part of the exit signal.
 		const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
-		return []unix.SockFilter{load(argLow(0)), jump(unix.BPF_JSET, namespaces, 0, 1), ret(refuse), ret(allow)}
+		return without(0, namespaces)
 	case checkIoctl:
 		return append([]unix.SockFilter{load(argLow(1))}, either(unix.TIOCSTI, no, either(tioclinux, no, yes))...)
 	case checkPersonality:
@@ -224,7 +230,13 @@ func checks(c check) []unix.SockFilter {
 	case checkSetrlimit:
 		return append([]unix.SockFilter{load(argLow(0))}, either(unix.RLIMIT_CORE, no, yes)...)
 	case checkShmat: // a segment that is written must not be executed
-		return []unix.SockFilter{load(argLow(2)), jump(unix.BPF_JSET, shmExec, 0, 1), ret(refuse), ret(allow)}
+		return without(2, shmExec)
+	case checkHugeMap: // memory.max does not count huge pages: hugetlb.rst
+		return without(3, unix.MAP_HUGETLB)
+	case checkHugeSegment:
+		return without(2, shmHugeTLB)
+	case checkRename: // it leaves a device file where the old name was
+		return without(4, unix.RENAME_WHITEOUT)
 	case checkSocket:
 		internet := exactly(2, oneOf([]uint32{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6}, no))
 		route := exactly(2, oneOf([]uint32{unix.NETLINK_ROUTE}, no))
@@ -250,8 +262,12 @@ func checks(c check) []unix.SockFilter {
 // as the program's id outside for whoever finds it there, out of the cell. As
 // systemd's RestrictSUIDSGID=, and for O_TMPFILE as well. The kernel looks at the
 // low sixteen bits of a mode.
-func withoutSetID(mode uint32) []unix.SockFilter {
-	return []unix.SockFilter{load(argLow(mode)), jump(unix.BPF_JSET, unix.S_ISUID|unix.S_ISGID, 0, 1), ret(refuse), ret(allow)}
+func withoutSetID(mode uint32) []unix.SockFilter { return without(mode, unix.S_ISUID|unix.S_ISGID) }
+
+// without refuses an argument that has any of the bits, in the half that the kernel
+// looks at.
+func without(arg, bits uint32) []unix.SockFilter {
+	return []unix.SockFilter{load(argLow(arg)), jump(unix.BPF_JSET, bits, 0, 1), ret(refuse), ret(allow)}
 }
 
 // whereCreated: only an open that may create has a mode, behind the flags.
@@ -263,6 +279,8 @@ func whereCreated(openFlags uint32) []unix.SockFilter {
 const (
 	tioclinux = 0x541c // ioctl_console(2)
 	shmExec   = 0x8000 // SHM_EXEC, shmat(2)
+
+	shmHugeTLB = 0o4000 // SHM_HUGETLB, shmget(2)
 )
 
 // tree is a binary search over the ranges, with A = the number.

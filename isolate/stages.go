@@ -26,6 +26,9 @@ func (c *compiler) namespaces() string {
 	if c.freshNetwork() {
 		ns = strings.TrimSuffix(ns, "|CLONE_NEWNET")
 	}
+	if c.given.Groups > 0 { // see join
+		ns = strings.Replace(ns, "|CLONE_NEWCGROUP", "", 1)
+	}
 	return ns
 }
 
@@ -186,6 +189,9 @@ func (c *compiler) join() {
 		c.add(sys("write", group, str("0"), num(1)))
 		c.add(sys("close", group))
 	}
+	// Behind that: the root of the namespace is where its maker is. Before, names of
+	// the host's groups would show in /proc/self/cgroup.
+	c.add(sys("unshare", flags("CLONE_NEWCGROUP")))
 }
 
 const lockedMemory = 64 << 10 // bytes

@@ -77,7 +77,7 @@ func (p *Plan) Key() (key [sha256.Size]byte, err error) {
 		h.Write(b)
 	}
 	binary.Write(h, binary.NativeEndian, []int64{int64(p.uid), int64(p.gid)})
-	for _, t := range p.Trees {
+	for _, t := range p.shown {
 		s, ok := t.Info.Sys().(*syscall.Stat_t)
 		if !ok {
 			return key, unix.ENOTSUP

@@ -259,6 +259,9 @@ func (v *view) writeXorExecute(outside int, maps bool) error {
 		if in, inside := v.below(b.path); inside && in.writable {
 			return fmt.Errorf("%s can be executed and lies in %s, which is writable: what can be written must not be executed", b.path, in.path)
 		}
+		if err := v.aliased(b); err != nil {
+			return err
+		}
 		s, ok := b.info.Sys().(*syscall.Stat_t)
 		if !ok || s.Nlink < 2 || !b.info.Mode().IsRegular() {
 			continue
@@ -275,6 +278,37 @@ func (v *view) writeXorExecute(outside int, maps bool) error {
 		}
 	}
 	return nil
+}
+
+// aliased refuses a file that can be executed if it, or a directory that it lies in,
+// is also mounted writable by another path of the host: a bind mount of it there.
+func (v *view) aliased(b bind) error {
+	for _, w := range v.binds {
+		if !w.writable {
+			continue
+		}
+		for dir, info := b.source, b.info; ; {
+			if sameFile(info, w.info) && dir != w.source {
+				return fmt.Errorf("%s can be executed and lies in %s, which is %s as well, and that is writable: what can be written must not be executed", b.path, dir, w.source)
+			}
+			if dir == "/" || dir == v.base {
+				break
+			}
+			dir = path.Dir(dir)
+			var err error
+			if info, err = v.files.Lstat(strings.TrimPrefix(dir, "/")); dir == "/" || err != nil {
+				break // the root is nobody's writable mount; what is gone is seen by the start
+			}
+		}
+	}
+	return nil
+}
+
+// sameFile is os.SameFile, and false for files of which nothing is known.
+func sameFile(a, b fs.FileInfo) bool {
+	s, ok := a.Sys().(*syscall.Stat_t)
+	t, also := b.Sys().(*syscall.Stat_t)
+	return ok && also && s.Ino != 0 && s.Dev == t.Dev && s.Ino == t.Ino
 }
 
 // runnable checks the program itself, once everything that is allowed is shown:

@@ -56,6 +56,7 @@ type Cmd struct {
 	ctx       context.Context
 	started   bool
 	warm      *cell       // prepared
+	outputs   []*os.File  // the program's ends of pipes that it writes
 	afterExec []io.Closer // our copies of the program's ends of pipes
 	onFailure []io.Closer // our own ends
 }
@@ -185,6 +186,9 @@ func (c *Cmd) pipe(programReads bool) (ours, theirs *os.File, err error) {
 		return nil, nil, os.NewSyscallError("fcntl(O_NONBLOCK)", err)
 	}
 	ours, theirs = os.NewFile(uintptr(our), "|"), os.NewFile(uintptr(their), "|")
+	if !programReads {
+		c.outputs = append(c.outputs, theirs)
+	}
 	c.afterExec = append(c.afterExec, theirs)
 	c.onFailure = append(c.onFailure, ours)
 	return ours, theirs, nil
@@ -428,7 +432,7 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	if err != nil {
 		return nil, err
 	}
-	p = &Process{pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1}
+	p = &Process{inGroup: c.Cgroup != nil, pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1}
 	farFile := os.NewFile(uintptr(far), "init's end")
 	defer farFile.Close()
 	p.limit(c.ctx, c.launcher.life)
@@ -494,6 +498,13 @@ func (c *Cmd) requestInit(far *os.File) error {
 		fds = append(fds, int(c.Cgroup.Fd()))
 	}
 	uid, gid, privileged := c.Plan.Credential()
+	if privileged { // else the program could not open /dev/stdout, which is the pipe again
+		for _, f := range c.outputs {
+			if err := unix.Fchown(int(f.Fd()), int(uid), int(gid)); err != nil {
+				return &SetupError{c.Path, "host", "fchown of a pipe", err}
+			}
+		}
+	}
 	if err := c.launcher.request(request{privileged, c.Plan.FreshNetwork, uid, gid}, fds); err != nil {
 		return &SetupError{c.Path, "host", "request to the launcher", err}
 	}

@@ -64,7 +64,7 @@ type Config struct{}
 type Launcher struct {
 	control *conn
 	process *os.Process
-	pidfd   *os.File // of process: os.Process has one, but says so only where clone makes it
+	pidfd   *os.File      // of process: os.Process has one, but says so only where clone makes it
 	done    chan struct{} // closed when the launcher's process has ended
 	err     error         // of its end, once done is closed
 	close   sync.Once

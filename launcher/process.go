@@ -23,6 +23,7 @@ type Process struct {
 	plan    *isolate.Plan
 	program string
 	owners  []string // whose its writes are, in words
+	inGroup bool     // it is born in a control group
 
 	launcher *Launcher
 
@@ -175,7 +176,10 @@ func (p *Process) advance(r isolate.Record, fds []int) error {
 	case r.Kind != isolate.RecordLaunched:
 		return p.failed(r)
 	case r.Errno != 0:
-		return p.failure("launcher", "clone3(CLONE_INTO_CGROUP) and exec of init, with its identity and network namespace", syscall.Errno(r.Errno))
+		if p.inGroup && r.Errno == uint64(unix.ENOSYS) {
+			return p.failure("launcher", "clone3(CLONE_INTO_CGROUP)", syscall.Errno(r.Errno))
+		}
+		return p.failure("launcher", "start of init, in its control group and network namespace, with setgroups, setgid, setuid and exec", syscall.Errno(r.Errno))
 	}
 	return p.failure("stage one", "clone", fmt.Errorf("it was killed (wait status %#x): is its control group, or the launcher's, one that was killed once, or its memory limit too small?", uint32(r.Value)))
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -54,6 +53,9 @@ func serveControl(control int) error {
 	// again: programs start with default dispositions.
 	signal.Notify(make(chan os.Signal, 1))
 	debug.SetGCPercent(50)
+	if err := inheritNothing(); err != nil {
+		return err
+	}
 
 	image, err := openImage()
 	if err != nil {
@@ -83,7 +85,10 @@ type server struct {
 // forks, by which parent-death signals go, so it must live as long as the
 // launcher does.
 func (s *server) work() {
-	runtime.LockOSThread()
+	if err := inheritNoSchedule(); err != nil {
+		os.Stderr.WriteString("proscenium-launcher: " + err.Error() + "\n")
+		os.Exit(1)
+	}
 	b := make([]byte, requestSize)
 	var net network
 	for {

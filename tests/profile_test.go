@@ -1,8 +1,11 @@
 package tests
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -229,5 +232,66 @@ func TestDescriptorsDoNotLeak(t *testing.T) {
 		if s := testenv.Look(t, cmd); len(s.Descriptors) != 3 {
 			t.Errorf("descriptors %v", s.Descriptors)
 		}
+	}
+}
+
+// TestOutputsCanBeOpenedAgain: /dev/stdout is the pipe, which must be the program's
+// to open; its stdin is nobody's to write.
+func TestOutputsCanBeOpenedAgain(t *testing.T) {
+	testenv.NoLeaks(t)
+	cmd := testenv.Launcher(t).Command(testenv.Context(t), "/bin/sh", "-c", "echo a >/dev/stdout; echo b >/dev/stderr; echo c >/proc/self/fd/0")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	out, err := cmd.Output()
+	var exit *launcher.ExitError
+	if !errors.As(err, &exit) {
+		t.Fatalf("%q, %v", out, err)
+	}
+	if string(out) != "a\n" || !strings.HasPrefix(string(exit.Stderr), "b\n") || !strings.Contains(string(exit.Stderr), "Permission denied") {
+		t.Errorf("%q, %q", out, exit.Stderr)
+	}
+}
+
+// TestNothingIsInheritedFromTheHost: neither its place in the kernel's order of
+// victims nor its priority.
+func TestNothingIsInheritedFromTheHost(t *testing.T) {
+	testenv.NoLeaks(t)
+	cmd := exec.Command(testenv.Self(t))
+	cmd.Env = append(os.Environ(), testenv.RoleEnv("privileged host"))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if want := "0 0\n"; err != nil || string(out) != want {
+		t.Errorf("%q, %v, want %q", out, err, want)
+	}
+}
+
+func init() { testenv.Role("privileged host", privilegedHostRole) }
+
+// privilegedHostRole raises itself where it may, and asks a program of it what it
+// has of that: its oom_score_adj, its policy of scheduling.
+func privilegedHostRole() {
+	if os.Geteuid() == 0 {
+		if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-500"), 0); err != nil {
+			fmt.Println(err)
+			return
+		}
+		if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: -5}, 0); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	l, err := launcher.Start(launcher.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer l.Close()
+	out, err := l.Command(context.Background(), "/bin/sh", "-c", `read n </proc/self/oom_score_adj; read s </proc/self/stat; set -- ${s##*) }; echo $n ${17}`).Output()
+	fmt.Printf("%s", out)
+	if err != nil {
+		fmt.Println(err)
 	}
 }

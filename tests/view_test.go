@@ -2,6 +2,7 @@ package tests
 
 import (
 	"bytes"
+	"context"
 	"debug/elf"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/proscenium-dev/proscenium/isolate"
+	"github.com/proscenium-dev/proscenium/launcher"
 	"github.com/proscenium-dev/proscenium/tests/testenv"
 	"golang.org/x/sys/unix"
 )
@@ -216,4 +218,46 @@ func resolved(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return real
+}
+
+func init() { testenv.Role("alias", aliasRole) }
+
+// aliasRole mounts a program's directory at a second path, which is then shown
+// writable.
+func aliasRole() {
+	dir := os.Args[1]
+	app, alias := filepath.Join(dir, "app"), filepath.Join(dir, "alias")
+	if err := unix.Mount(app, alias, "", unix.MS_BIND, ""); err != nil {
+		fmt.Println(err)
+		return
+	}
+	l, err := launcher.Start(launcher.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer l.Close()
+	cmd := l.Command(context.Background(), filepath.Join(app, "tool"))
+	cmd.Isolation.Mounts = []isolate.Mount{isolate.RW(alias)}
+	fmt.Println(cmd.Run())
+}
+
+// TestAWritableAliasIsRefused: a directory of programs has no second, writable path.
+func TestAWritableAliasIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"app", "alias"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tool, err := os.ReadFile(resolved(t, "/usr/bin/true"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "app", "tool"), tool, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := string(withHidden(t, "alias", dir)); !strings.Contains(out, "must not be executed") {
+		t.Errorf("the start: %s", out)
+	}
 }

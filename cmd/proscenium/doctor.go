@@ -115,6 +115,15 @@ func (d *doctor) userNamespaces() {
 	} else {
 		d.ok("identity", "uid %d: programs keep it", os.Geteuid())
 	}
+	host, err := isolate.ThisHost()
+	switch {
+	case err != nil:
+		d.missing("this host", err.Error(), "/proc must be mounted")
+	case host.ForeignGroups > 0:
+		d.lacking("identity", fmt.Sprintf("%d supplementary groups, which programs keep: an ordinary user cannot drop them", host.ForeignGroups), "start this process without any, as by setpriv --clear-groups or a service's SupplementaryGroups=")
+	case host.CoreSocket:
+		d.lacking("no cores", "kernel.core_pattern is a socket, which gets a program's core whatever RLIMIT_CORE is", "sysctl -w kernel.core_pattern=core, or a pipe")
+	}
 }
 
 // proc looks for a masked /proc, as container engines make it: the kernel then

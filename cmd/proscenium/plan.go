@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 
+	"github.com/proscenium-dev/proscenium/cgroup"
+	"github.com/proscenium-dev/proscenium/handler"
 	"github.com/proscenium-dev/proscenium/isolate"
 	"github.com/spf13/cobra"
 )
@@ -27,15 +29,38 @@ named in it. Values of environment variables are not shown.`,
 			if err != nil {
 				return failure{err, exitFailed}
 			}
-			plan, err := isolate.Compile(r.spec, r.program, host)
+			var given isolate.Given
+			var unlimited error
+			if flags.limits == "enforced" {
+				given.Groups, unlimited = cgroup.Joins()
+			}
+			profile, err := isolate.Prepare(r.spec.Allowing(r.program.Path), host)
 			if err != nil {
 				return failure{err, startFailure(r, err)}
 			}
-			if flags.limits == "enforced" {
-				limits := r.limits.WithDefaults()
-				fmt.Fprintf(cmd.OutOrStdout(), "host: control group with memory %d bytes, swap 0, cpu %g, pids %d\n", limits.Memory, limits.CPU, limits.Pids)
+			plan, err := profile.Plan(r.program, given)
+			if err != nil {
+				return failure{err, startFailure(r, err)}
 			}
-			fmt.Fprint(cmd.OutOrStdout(), plan)
+			out := cmd.OutOrStdout()
+			switch limits := r.limits.WithDefaults(); {
+			case unlimited != nil:
+				fmt.Fprintf(out, "host: control group: exec would refuse: %v\n", unlimited)
+			case flags.limits == "enforced":
+				fmt.Fprintf(out, "host: control group with memory %d bytes, swap 0, cpu %g over %v, pids %d\n", limits.Memory, limits.CPU, limits.CPUPeriod, limits.Pids)
+				for _, io := range limits.IO {
+					fmt.Fprintf(out, "host: control group with io %s\n", io)
+				}
+			default:
+				fmt.Fprintln(out, "host: no control group, by request")
+			}
+			fmt.Fprint(out, plan)
+			if flags.timeout > 0 {
+				fmt.Fprintf(out, "host: SIGTERM after %v, and %v later the end\n", flags.timeout, handler.DefaultGrace)
+			}
+			if flags.cpuTime > 0 {
+				fmt.Fprintf(out, "host: SIGTERM after %v of processor time, and %v later the end\n", flags.cpuTime, handler.DefaultGrace)
+			}
 			return nil
 		},
 	}
