@@ -274,7 +274,8 @@ func init() { testenv.Role("privileged host", privilegedHostRole) }
 // has of that: its oom_score_adj, its policy of scheduling.
 func privilegedHostRole() {
 	if os.Geteuid() == 0 {
-		if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-500"), 0); err != nil {
+		// Root without CAP_SYS_RESOURCE may not; the virtual machine's may.
+		if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-500"), 0); err != nil && !errors.Is(err, unix.EACCES) {
 			fmt.Println(err)
 			return
 		}
