@@ -174,7 +174,22 @@ func (s Spec) check() error {
 		}
 		faults = append(faults, checkPath("pinned program", p))
 	}
+	for _, choice := range []struct {
+		name     string
+		is, last int
+	}{{"network", int(s.Network), int(NetworkHost)}, {"view", int(s.View), int(ViewSystem)}, {"filter", int(s.Seccomp), int(SeccompNone)}} {
+		if choice.is < 0 || choice.is > choice.last {
+			fault("there is no %s %d", choice.name, choice.is)
+		}
+	}
+	writable := map[string]bool{}
 	for _, m := range s.Mounts {
+		if b, ok := m.(bindMount); ok {
+			if before, twice := writable[path.Clean(b.path)]; twice && before != b.writable {
+				fault("mount %s: both read-only and writable", b.path)
+			}
+			writable[path.Clean(b.path)] = b.writable
+		}
 		if m == nil {
 			fault("a mount is nil")
 			continue

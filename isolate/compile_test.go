@@ -190,6 +190,8 @@ func TestBadSpecs(t *testing.T) {
 		{"another id, without being root", Spec{HostUID: 70000, HostGID: 1000}, good, "run the host as root", unix.EPERM},
 		{"another group, without being root", Spec{HostGID: 70000}, good, "one id, 1000:1000", unix.EPERM},
 		{"hostname", Spec{Hostname: strings.Repeat("h", 65)}, good, "hostname", nil},
+		{"read-only and writable", Spec{Mounts: []Mount{RO("/srv/data"), RW("/srv/data/")}}, Program{Path: "/usr/bin/true"}, "both read-only and writable", nil},
+		{"no such network", Spec{Network: 7}, Program{Path: "/usr/bin/true"}, "there is no network 7", nil},
 		{"two faults", Spec{UID: -1}, with(func(p *Program) { p.Path = "true" }), "UID", nil},
 		{"two faults, the other", Spec{UID: -1}, with(func(p *Program) { p.Path = "true" }), "not an absolute path", nil},
 	} {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path"
 	"reflect"
+	"regexp"
 	"strings"
 	"time"
 
@@ -133,10 +134,16 @@ func take[T any](p *T) T {
 	return value
 }
 
+// semver is a version with what may follow it: semver.org, 2.0.0.
+var semver = regexp.MustCompile(`^\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?$`)
+
 func (r *ociReader) version() {
 	var major, minor, patch int
 	v := take(&r.config.Version)
 	n, _ := fmt.Sscanf(v, "%d.%d.%d", &major, &minor, &patch)
+	if n == 3 && !semver.MatchString(v) {
+		n = 0
+	}
 	if n != 3 || major != specs.VersionMajor || minor < 0 || minor > specs.VersionMinor {
 		r.refuse("ociVersion", "%q is not between %d.0.0 and %s", v, specs.VersionMajor, specs.Version)
 	}

@@ -19,6 +19,10 @@ import (
 // It is compiled to a balanced tree over ranges of numbers. The kernel runs a
 // filter once for every number when it is installed, so that a chain of 300
 // comparisons costs about half a millisecond a start; the tree costs a sixth.
+//
+// Netlink is there with the host's network only. In an empty one there is nothing to
+// ask, and the answers that a program does not read are memory of the kernel's that no
+// group is charged for: hundreds of megabytes for a program of three.
 
 //go:generate go run gen_seccomp.go
 
@@ -67,6 +71,7 @@ const (
 	checkSetrlimit
 	checkShmat
 	checkSocket
+	checkSocketNetlink // and NETLINK_ROUTE
 	checkSocketpair
 	checkModeSecond // set-id bits of the mode that is the second argument
 	checkModeThird
@@ -153,7 +158,7 @@ type verdictRange struct {
 
 // ranges covers all numbers: what the table has, ENOSYS between and behind, the
 // end of the process for x32. syscall(-1) is legal and answers ENOSYS.
-func ranges(table []syscallEntry) []verdictRange {
+func ranges(table []syscallEntry, network Network) []verdictRange {
 	byNumber := slices.SortedFunc(slices.Values(table), func(a, b syscallEntry) int { return cmp.Compare(a.number, b.number) })
 	var out []verdictRange
 	add := func(first uint32, v verdict) {
@@ -166,7 +171,11 @@ func ranges(table []syscallEntry) []verdictRange {
 		if e.number > next {
 			add(next, verdict{action: unknown})
 		}
-		add(e.number, e.verdict())
+		v := e.verdict()
+		if v.check == checkSocket && network == NetworkHost {
+			v.check = checkSocketNetlink
+		}
+		add(e.number, v)
 		next = e.number + 1
 	}
 	add(next, verdict{action: unknown})
@@ -237,10 +246,12 @@ func checks(c check) []unix.SockFilter {
 		return without(2, shmHugeTLB)
 	case checkRename: // it leaves a device file where the old name was
 		return without(4, unix.RENAME_WHITEOUT)
-	case checkSocket:
+	case checkSocket, checkSocketNetlink:
 		internet := exactly(2, oneOf([]uint32{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6}, no))
-		route := exactly(2, oneOf([]uint32{unix.NETLINK_ROUTE}, no))
-		families := either(unix.AF_NETLINK, route, no)
+		families := no
+		if c == checkSocketNetlink {
+			families = either(unix.AF_NETLINK, exactly(2, oneOf([]uint32{unix.NETLINK_ROUTE}, no)), no)
+		}
 		families = either(unix.AF_INET6, internet, families)
 		families = either(unix.AF_INET, internet, families)
 		return exactly(0, either(unix.AF_UNIX, yes, families))
@@ -304,40 +315,40 @@ func tree(r []verdictRange) []unix.SockFilter {
 }
 
 // filter is the program for an architecture; a foreign one ends the process.
-func filter(auditArch uint32, table []syscallEntry) []unix.SockFilter {
+func filter(auditArch uint32, table []syscallEntry, network Network) []unix.SockFilter {
 	return slices.Concat([]unix.SockFilter{
 		load(dataArch),
 		jump(unix.BPF_JEQ, auditArch, 1, 0),
 		ret(kill),
 		load(dataNumber),
-	}, tree(ranges(table)))
+	}, tree(ranges(table, network)))
 }
 
 // filterFor is the filter for a GOARCH that we support.
-func filterFor(arch string) ([]unix.SockFilter, error) {
+func filterFor(arch string, network Network) ([]unix.SockFilter, error) {
 	switch arch {
 	case "amd64":
-		return filter(unix.AUDIT_ARCH_X86_64, syscallsAMD64), nil
+		return filter(unix.AUDIT_ARCH_X86_64, syscallsAMD64, network), nil
 	case "arm64":
-		return filter(unix.AUDIT_ARCH_AARCH64, syscallsARM64), nil
+		return filter(unix.AUDIT_ARCH_AARCH64, syscallsARM64, network), nil
 	}
 	return nil, fmt.Errorf("no system call filter for %s", arch)
 }
 
-// Filter is the program's system call filter as the kernel takes it: an array of
+// Filter is the filter of a program without a network as the kernel takes it: an array of
 // struct sock_filter for this architecture, for whoever wants to examine it or to
 // measure something else under the same filter. seccomp(2)
 func (s Seccomp) Filter() ([]byte, error) {
 	if s == SeccompNone {
 		return nil, nil
 	}
-	code, err := encodedFilter()
+	code, err := encodedFilter[NetworkNone]()
 	return bytes.Clone(code), err
 }
 
 // hardenedFilter is the argument of seccomp(SECCOMP_SET_MODE_FILTER).
-func hardenedFilter() (Arg, error) {
-	code, err := encodedFilter()
+func hardenedFilter(network Network) (Arg, error) {
+	code, err := encodedFilter[network]()
 	if err != nil {
 		return Arg{}, err
 	}
@@ -345,8 +356,13 @@ func hardenedFilter() (Arg, error) {
 	return at(program, 0, fmt.Sprintf("{hardened, %d instructions}", len(code)/8)), nil
 }
 
-var encodedFilter = sync.OnceValues(func() ([]byte, error) {
-	f, err := filterFor(runtime.GOARCH)
+var encodedFilter = map[Network]func() ([]byte, error){
+	NetworkNone: sync.OnceValues(func() ([]byte, error) { return encodeFilter(NetworkNone) }),
+	NetworkHost: sync.OnceValues(func() ([]byte, error) { return encodeFilter(NetworkHost) }),
+}
+
+func encodeFilter(network Network) ([]byte, error) {
+	f, err := filterFor(runtime.GOARCH, network)
 	var b []byte
 	for _, i := range f {
 		b = binary.NativeEndian.AppendUint16(b, i.Code)
@@ -354,4 +370,4 @@ var encodedFilter = sync.OnceValues(func() ([]byte, error) {
 		b = binary.NativeEndian.AppendUint32(b, i.K)
 	}
 	return b, err
-})
+}

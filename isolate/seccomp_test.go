@@ -22,9 +22,9 @@ var testedArchitectures = []struct {
 }
 
 // machine runs a filter as the kernel would.
-func machine(t testing.TB, arch string) func(audit, number uint32, args [6]uint64) uint32 {
+func machine(t testing.TB, arch string, network Network) func(audit, number uint32, args [6]uint64) uint32 {
 	t.Helper()
-	code, err := filterFor(arch)
+	code, err := filterFor(arch, network)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func machine(t testing.TB, arch string) func(audit, number uint32, args [6]uint6
 }
 
 // expected is the rule list, written for reading: the answer to one call.
-func expected(table []syscallEntry, number uint32, args [6]uint64) uint32 {
+func expected(table []syscallEntry, network Network, number uint32, args [6]uint64) uint32 {
 	i := slices.IndexFunc(table, func(e syscallEntry) bool { return e.number == number })
 	if i < 0 {
 		if number >= 0x40000000 && number < 0x80000000 {
@@ -103,7 +103,7 @@ func expected(table []syscallEntry, number uint32, args [6]uint64) uint32 {
 	case "socketpair":
 		return permit(args[0] == 1)
 	case "socket":
-		return permit(args[0] == 1 || (args[0] == 2 || args[0] == 10) && slices.Contains([]uint64{0, 1, 6, 17, 58}, args[2]) || args[0] == 16 && args[2] == 0)
+		return permit(args[0] == 1 || (args[0] == 2 || args[0] == 10) && slices.Contains([]uint64{0, 1, 6, 17, 58}, args[2]) || network == NetworkHost && args[0] == 16 && args[2] == 0)
 	case "clone3", "memfd_create", "memfd_secret", "execveat", "openat2", "io_uring_setup", "io_uring_enter", "io_uring_register":
 		return unknown
 	}
@@ -121,13 +121,16 @@ func TestFilterAnswersAsTheRules(t *testing.T) {
 		numbers = append(numbers, n)
 	}
 	for _, arch := range testedArchitectures {
-		run := machine(t, arch.name)
+		run, runHost := machine(t, arch.name, NetworkNone), machine(t, arch.name, NetworkHost)
 		checked := 0
 		for _, number := range numbers {
 			check := func(args [6]uint64) {
 				checked++
-				if got, want := run(arch.audit, number, args), expected(arch.table, number, args); got != want {
+				if got, want := run(arch.audit, number, args), expected(arch.table, NetworkNone, number, args); got != want {
 					t.Errorf("%s: call %d%v: %#x, want %#x", arch.name, number, args, got, want)
+				}
+				if got, want := runHost(arch.audit, number, args), expected(arch.table, NetworkHost, number, args); got != want {
+					t.Errorf("%s, host's network: call %d%v: %#x, want %#x", arch.name, number, args, got, want)
 				}
 			}
 			check([6]uint64{})
@@ -216,7 +219,7 @@ func TestTablesHaveTheKernelsNumbers(t *testing.T) {
 
 func TestFilterIsABalancedTree(t *testing.T) {
 	for _, arch := range testedArchitectures {
-		f, err := filterFor(arch.name)
+		f, err := filterFor(arch.name, NetworkHost)
 		if err != nil || len(f) > 360 {
 			t.Errorf("%s: %d instructions, %v", arch.name, len(f), err)
 		}
@@ -235,7 +238,7 @@ func TestFilterForOthers(t *testing.T) {
 	if b, err := SeccompNone.Filter(); b != nil || err != nil {
 		t.Errorf("none: %d bytes, %v", len(b), err)
 	}
-	installed, err := hardenedFilter()
+	installed, err := hardenedFilter(NetworkNone)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -267,7 +267,7 @@ func (c *compiler) start() error {
 	// send its own.
 	child(setLimit("RLIMIT_NOFILE", c.spec.Rlimits.OpenFiles))
 	if c.spec.Seccomp == SeccompHardened {
-		filter, err := hardenedFilter()
+		filter, err := hardenedFilter(c.spec.Network)
 		if err != nil {
 			return err
 		}

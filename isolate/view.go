@@ -313,7 +313,12 @@ func sameFile(a, b fs.FileInfo) bool {
 
 // runnable checks the program itself, once everything that is allowed is shown:
 // the interpreter of a script must be a program that is allowed.
-func (v *view) runnable(name string) error {
+func (v *view) runnable(name string) error { return v.runnableWithin(name, maxInterpreters) }
+
+// maxInterpreters is how often an interpreter may be a script itself: execve(2).
+const maxInterpreters = 4
+
+func (v *view) runnableWithin(name string, depth int) error {
 	real, err := v.resolve(name)
 	if err != nil {
 		return err
@@ -327,13 +332,16 @@ func (v *view) runnable(name string) error {
 	}
 	target, err := v.resolve(interpreter)
 	if err != nil {
-		return fmt.Errorf("%s is a script and its interpreter cannot be shown: %w", name, err)
+		return fmt.Errorf("%s is a script and its interpreter %q cannot be shown: %w", name, interpreter, err)
 	}
 	if b, ok := v.binds[target]; !ok || !b.exec {
 		return &fs.PathError{Op: "exec", Path: name, Err: fmt.Errorf(
 			"it is a script: its interpreter %s is a program as well and must be allowed: %w", interpreter, unix.EACCES)}
 	}
-	return nil
+	if depth == 0 {
+		return &fs.PathError{Op: "exec", Path: name, Err: unix.ELOOP}
+	}
+	return v.runnableWithin(interpreter, depth-1)
 }
 
 // interpreter reads the #! line, as execve(2) does.
@@ -347,11 +355,15 @@ func (v *view) interpreter(real string) (string, error) {
 	n, _ := f.Read(head)
 	line, _, _ := bytes.Cut(head[:n], []byte("\n"))
 	rest, ok := bytes.CutPrefix(line, []byte("#!"))
-	fields := bytes.Fields(rest)
-	if !ok || len(fields) == 0 || !path.IsAbs(string(fields[0])) {
+	// Of white space the kernel knows two, and not the carriage return.
+	name := bytes.TrimLeft(rest, " \t")
+	if end := bytes.IndexAny(name, " \t\x00"); end >= 0 {
+		name = name[:end]
+	}
+	if !ok || !path.IsAbs(string(name)) {
 		return "", fmt.Errorf("neither an ELF file nor a script with an interpreter: %w", unix.ENOEXEC)
 	}
-	return string(fields[0]), nil
+	return string(name), nil
 }
 
 // kinds is what programs open beyond what they are linked with, by the name of

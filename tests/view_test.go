@@ -204,6 +204,24 @@ func TestAScriptsInterpreterIsAProgram(t *testing.T) {
 	if err := cmd.Run(); err == nil || !strings.Contains(err.Error(), "its interpreter /usr/bin/perl is a program as well and must be allowed") {
 		t.Errorf("%v", err)
 	}
+	outer := filepath.Join(filepath.Dir(script), "outer")
+	if err := os.WriteFile(outer, []byte("#!"+script+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd = testenv.Launcher(t).Command(testenv.Context(t), outer)
+	cmd.Isolation.Allow = []string{script}
+	if err := cmd.Run(); err == nil || !strings.Contains(err.Error(), script+": it is a script: its interpreter /usr/bin/perl") {
+		t.Errorf("a script of a script: %v", err)
+	}
+	windows := filepath.Join(filepath.Dir(script), "windows")
+	if err := os.WriteFile(windows, []byte("#!/usr/bin/perl\r\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd = testenv.Launcher(t).Command(testenv.Context(t), windows)
+	cmd.Isolation.Allow = []string{"/usr/bin/perl"}
+	if err := cmd.Run(); err == nil || !strings.Contains(err.Error(), `its interpreter "/usr/bin/perl\r"`) {
+		t.Errorf("a carriage return: %v", err)
+	}
 	cmd = testenv.Launcher(t).Command(testenv.Context(t), script)
 	cmd.Isolation.Allow = []string{"/usr/bin/perl"}
 	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "42\n" {
