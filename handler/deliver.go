@@ -83,6 +83,7 @@ func newStream(p *process, name string, f *os.File, mode Mode, size int) *stream
 func (s *stream) read() {
 	defer s.file.Close()
 	p := s.process
+	grown := false
 	raw, err := s.file.SyscallConn()
 	for err == nil {
 		allowed := p.reserve(s, readSize)
@@ -92,6 +93,10 @@ func (s *stream) read() {
 		var c chunk
 		c, err = s.readChunk(raw, allowed)
 		p.recount(s, allowed, c.counted)
+		if !grown && len(c.data) >= growAt {
+			growPipe(raw)
+			grown = true
+		}
 		if err == nil {
 			p.limit(&c)
 			p.h.enqueue(s, c)

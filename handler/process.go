@@ -2,8 +2,8 @@ package handler
 
 import (
 	"fmt"
-	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -69,15 +69,16 @@ type process struct {
 	over  bool       // nobody wants the output any more
 }
 
-// pipeSize is asked for output pipes: the lever of throughput. An ordinary
-// user's total is bounded (pipe-user-pages-soft), then smaller ones serve.
-const pipeSize = 1 << 20
+// pipeSize is asked for the pipe of a stream of which one read gave growAt, half of
+// what a pipe holds as it comes: the lever of throughput, and ten kilobytes of the
+// kernel's that a quiet program does not need. An ordinary user's total is bounded
+// (pipe-user-pages-soft), then smaller ones serve.
+const (
+	pipeSize = 1 << 20
+	growAt   = 32 << 10
+)
 
-func growPipe(f *os.File) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return
-	}
+func growPipe(raw syscall.RawConn) {
 	raw.Control(func(fd uintptr) {
 		for size := pipeSize; size > 64<<10; size /= 2 {
 			if _, err := unix.FcntlInt(fd, unix.F_SETPIPE_SZ, size); err == nil {

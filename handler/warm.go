@@ -38,11 +38,9 @@ func (h *Handler) newStage(path string) (s *stage, err error) {
 	if s.stdout, err = s.cmd.StdoutPipe(); err != nil {
 		return nil, err
 	}
-	growPipe(s.stdout)
 	if s.stderr, err = s.cmd.StderrPipe(); err != nil {
 		return nil, err
 	}
-	growPipe(s.stderr)
 	if !h.policy.config.StdinNull {
 		if s.stdin, err = s.cmd.StdinPipe(); err != nil {
 			return nil, err

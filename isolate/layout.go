@@ -32,7 +32,7 @@ type Sequence struct {
 // as words of eight bytes. launcher/init_*.s is written against these numbers;
 // launcher/image.go takes address and size from here.
 const (
-	BufferAddress = 0x10000000
+	BufferAddress = 0x480000 // in the page of the page table that has the text
 	BufferSize    = 1 << 20
 
 	headSize   = 0  // bytes of the whole plan

@@ -12,7 +12,7 @@
 //	BX  the buffer        R12 the current call     R13 the end of this part
 //	R14 the part: 0 Init, 1 Child, 2 Parent        R15 which arguments are loads
 
-#define BUFFER    $0x10000000
+#define BUFFER    $0x480000
 #define CAPACITY  $0x100000
 
 #define SYS_read       $0

@@ -5,7 +5,7 @@
 //	R19 the buffer       R20 the current call     R21 the end of this part
 //	R22 the part: 0 Init, 1 Child, 2 Parent       R23 which arguments are loads
 
-#define BUFFER    $0x10000000
+#define BUFFER    $0x480000
 #define CAPACITY  $0x100000
 
 #define SYS_read       $63
