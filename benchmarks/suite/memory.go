@@ -19,6 +19,9 @@ const (
 	withNet    = "own network"
 	withoutNet = "host's network"
 	initRSS    = "init, resident"
+
+	bareWithNet    = "own network, without limits"
+	bareWithoutNet = "host's network, without limits"
 )
 
 // kinds of memory that a process takes: the kernel's by /proc/meminfo (proc(5)),
@@ -40,18 +43,19 @@ func (s *suite) memory(table string) error {
 		for _, c := range []struct {
 			name    string
 			network isolate.Network
-		}{{withNet, isolate.NetworkNone}, {withoutNet, isolate.NetworkHost}} {
-			if err := s.idleProcesses(table, c.name, c.network); err != nil {
+			bare    bool
+		}{{withNet, isolate.NetworkNone, false}, {withoutNet, isolate.NetworkHost, false}, {bareWithNet, isolate.NetworkNone, true}, {bareWithoutNet, isolate.NetworkHost, true}} {
+			if err := s.idleProcesses(table, c.name, c.network, c.bare); err != nil {
 				return err
 			}
 		}
 	}
-	s.report.note(table, "/proc/meminfo over %d processes, each with three pipes and a leaf; the program has no C library and takes next to nothing itself", s.idle)
+	s.report.note(table, "/proc/meminfo over %d processes, each with three pipes and, where there are limits, a leaf; the program has no C library and takes next to nothing itself", s.idle)
 	return nil
 }
 
-func (s *suite) idleProcesses(table, name string, network isolate.Network) error {
-	h, err := s.newHandler(func(c *handler.Config) { c.Isolation.Network = network }, "idle")
+func (s *suite) idleProcesses(table, name string, network isolate.Network, bare bool) error {
+	h, err := s.newHandler(func(c *handler.Config) { c.Isolation.Network, c.Unlimited = network, bare }, "idle")
 	if err != nil {
 		return err
 	}

@@ -28,10 +28,13 @@ type started struct {
 	leaf   string        // its directory
 }
 
-func (s *suite) start(spec isolate.Spec) (started, error) {
+func (s *suite) start(spec isolate.Spec) (started, error) { return s.startIn(s.group, spec) }
+
+// startIn is without limits where there is no group.
+func (s *suite) startIn(group *cgroup.Group, spec isolate.Spec) (started, error) {
 	cmd := s.command(spec, "true")
 	begin := time.Now()
-	cell, err := handler.StartCell(cmd, s.group, cgroup.Limits{}, handler.Budgets{})
+	cell, err := handler.StartCell(cmd, group, cgroup.Limits{}, handler.Budgets{})
 	if err != nil {
 		return started{}, err
 	}
@@ -39,9 +42,9 @@ func (s *suite) start(spec isolate.Spec) (started, error) {
 }
 
 // warmStart is from a cell that was made ahead, outside of the time.
-func (s *suite) warmStart() (started, error) {
+func (s *suite) warmStart(group *cgroup.Group) (started, error) {
 	cmd := s.command(isolate.Hardened(), "true")
-	cell, err := handler.PrepareCell(cmd, s.group, cgroup.Limits{})
+	cell, err := handler.PrepareCell(cmd, group, cgroup.Limits{})
 	if err != nil {
 		return started{}, err
 	}
@@ -59,7 +62,9 @@ func follow(begin time.Time, cmd *launcher.Cmd, cell *handler.Cell) (x started, 
 	x.status = time.Since(begin)
 	r := cell.Wait()
 	x.gone = time.Since(begin)
-	x.leaf = cell.Leaf.Path()
+	if cell.Leaf != nil {
+		x.leaf = cell.Leaf.Path()
+	}
 	if r.ExitCode != 0 {
 		return x, fmt.Errorf("the target ended with %d (%s)", r.ExitCode, r.Reason)
 	}
@@ -69,7 +74,7 @@ func follow(begin time.Time, cmd *launcher.Cmd, cell *handler.Cell) (x started, 
 // alone waits, outside of the time, for the removal of the leaf, so that a start
 // disturbs no other. The floor does so too.
 func alone(x started, err error) (started, error) {
-	for err == nil { // the only sign of the removal is the directory's absence
+	for err == nil && x.leaf != "" { // the only sign of the removal is the directory's absence
 		if _, err := os.Stat(x.leaf); err != nil {
 			break
 		}
@@ -97,6 +102,11 @@ const (
 	oursStatus  = "proscenium, until the status"
 	oursHostNet = "proscenium, host's network"
 	oursWarm    = "proscenium, warm cell, until the status"
+
+	// As the peers are: none of them sets limits.
+	unlimited     = "proscenium, without limits"
+	unlimitedWarm = "proscenium, without limits, warm cell, until the status"
+
 	floor       = "C floor"
 	floorStatus = "C floor, until the status"
 )
@@ -105,7 +115,9 @@ func (s *suite) starts(table string) error {
 	modes := []mode{
 		s.cold(table, ours, oursStatus, isolate.Hardened()),
 		s.cold(table, oursHostNet, "", isolate.Spec{Network: isolate.NetworkHost}),
-		{oursWarm, 1, func() (time.Duration, error) { x, err := alone(s.warmStart()); return x.status, err }},
+		{oursWarm, 1, func() (time.Duration, error) { x, err := alone(s.warmStart(s.group)); return x.status, err }},
+		{unlimited, 1, func() (time.Duration, error) { x, err := s.startIn(nil, isolate.Hardened()); return x.gone, err }},
+		{unlimitedWarm, 1, func() (time.Duration, error) { x, err := s.warmStart(nil); return x.status, err }},
 	}
 	f, err := s.startFloor(table)
 	if err != nil {
@@ -169,18 +181,19 @@ func milliseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1
 // throughput lets two starters go on for a block at a time, each mode in turn.
 func (s *suite) throughput(table string) error {
 	one := func() (time.Duration, error) { x, err := s.start(isolate.Hardened()); return x.gone, err }
+	bare := func() (time.Duration, error) { x, err := s.startIn(nil, isolate.Hardened()); return x.gone, err }
 	type two struct {
 		name     string
 		starters []func() (time.Duration, error)
 	}
-	modes := []two{{ours, []func() (time.Duration, error){one, one}}, {floor, nil}}
+	modes := []two{{floor, nil}, {ours, []func() (time.Duration, error){one, one}}, {unlimited, []func() (time.Duration, error){bare, bare}}}
 	for range 2 {
 		f, err := s.startFloor(table)
 		if err != nil {
 			return err
 		}
 		defer f.close()
-		modes[1].starters = append(modes[1].starters, func() (time.Duration, error) { _, gone, err := f.floorStart(); return gone, err })
+		modes[0].starters = append(modes[0].starters, func() (time.Duration, error) { _, gone, err := f.floorStart(); return gone, err })
 	}
 	first, done := s.peers(table)
 	defer done()
