@@ -236,7 +236,7 @@ func TestLimitsAreReadBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	groups, err := os.ReadFile("/proc/" + itoa(pid) + "/cgroup")
-	if n := strings.Count(string(groups), "/proscenium-"); err != nil || n < 1 || testenv.Group(t).Layout() == "hybrid" && n < 5 {
+	if n := strings.Count(string(groups), "/proscenium-"); err != nil || n < 1 || testenv.Group(t).Layout() == "hybrid" && n != 1+r.Leaf.TasksCount() {
 		t.Errorf("the program is in\n%s%v", groups, err)
 	}
 }
