@@ -438,6 +438,7 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	p.limit(c.ctx, c.launcher.life)
 	defer func() {
 		if err != nil {
+			farFile.Close() // or nobody would hear that all others have
 			p.abandon()
 			p, err = nil, c.because(err)
 		}
