@@ -93,12 +93,12 @@ const (
 	landlockFile    = 5
 )
 
-// landlock is the program's part of it; nothing for a kernel without. The root
-// is final by then: mounts can no longer be changed.
-func (c *compiler) landlock() []*Call {
+// landlock makes the ruleset, in init, as the last of the set-up: the root is final
+// by then. The program restricts itself by it. Nothing for a kernel without.
+func (c *compiler) landlock() {
 	version := c.host.Landlock
 	if version < leastLandlock {
-		return nil
+		return
 	}
 	handled, text := rights(version, func(landlockRight) bool { return true })
 	attributes := binary.NativeEndian.AppendUint64(nil, handled)
@@ -111,18 +111,18 @@ func (c *compiler) landlock() []*Call {
 	attributes = binary.NativeEndian.AppendUint64(attributes, scoped) // zeros that an older kernel does not know are no fault
 
 	ruleset := sys("landlock_create_ruleset", at(&block{bytes: attributes}, 0, "{handled_access_fs="+text+"}"), num(int64(len(attributes))), num(0))
-	calls := []*Call{sys("close_range", num(landlockRuleset), num(0xffffffff), num(0)), ruleset}
+	c.add(sys("close_range", num(landlockRuleset), num(0xffffffff), num(0)))
+	c.add(ruleset)
 	rule := func(fd int, allowed uint64, text string) *Call {
 		b := binary.NativeEndian.AppendUint64(nil, allowed)
 		b = binary.NativeEndian.AppendUint32(b, uint32(fd))
 		call := sys("landlock_add_rule", resultOf(ruleset), flags("LANDLOCK_RULE_PATH_BENEATH"), at(&block{bytes: b}, 0, fmt.Sprintf("{allowed_access=%s, parent_fd=%d}", text, fd)), num(0))
-		calls = append(calls, call)
-		return call
+		return c.add(call)
 	}
 	beneath := func(name string, allowed uint64, text string) {
-		calls = append(calls, sys("openat", flags("AT_FDCWD"), str(name), flags("O_PATH|O_NOFOLLOW|O_CLOEXEC"), num(0)))
+		c.add(sys("openat", flags("AT_FDCWD"), str(name), flags("O_PATH|O_NOFOLLOW|O_CLOEXEC"), num(0)))
 		rule(landlockFile, allowed, text)
-		calls = append(calls, sys("close", num(landlockFile)))
+		c.add(sys("close", num(landlockFile)))
 	}
 
 	execute, executeText := rights(version, func(r landlockRight) bool { return r.name == "EXECUTE" })
@@ -151,7 +151,6 @@ func (c *compiler) landlock() []*Call {
 	for _, name := range c.executables() {
 		beneath(name, execute, executeText)
 	}
-	return append(calls, sys("landlock_restrict_self", resultOf(ruleset), num(0)))
 }
 
 // executables are the files that may be executed, sorted; for ViewSystem and a

@@ -167,6 +167,7 @@ func (c *compiler) setUp() {
 	}
 	c.limits()
 	c.privileges()
+	c.landlock()
 }
 
 func (c *compiler) identify() {
@@ -258,8 +259,8 @@ func (c *compiler) start() error {
 	child(sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: make([]byte, 8)}, 0, "[]"), null, num(8)))
 	c.plan.chdir = len(s.Child)
 	s.Child = append(s.Child, nil, nil) // the working directory: see with
-	for _, call := range c.landlock() {
-		child(call)
+	if c.host.Landlock >= leastLandlock {
+		child(sys("landlock_restrict_self", num(landlockRuleset), num(0)))
 	}
 	child(sys("close_range", num(3), num(0xffffffff), flags("CLOSE_RANGE_CLOEXEC")))
 	// The program's, not init's: descriptors in flight are counted for all of a
