@@ -206,6 +206,7 @@ func (a *Actor) load(ctx context.Context, code []byte) (err error) {
 	config := wazero.NewRuntimeConfig().
 		WithMemoryLimitPages(uint32(a.manifest.Memory / wasmPage)).
 		WithCloseOnContextDone(a.manifest.Deadline > 0).
+		WithDebugInfoEnabled(false). // the reader of DWARF panics at what a guest can make up
 		WithCoreFeatures(features)
 	if a.cache != nil {
 		config = config.WithCompilationCache(a.cache)

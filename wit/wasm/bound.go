@@ -31,6 +31,10 @@ const MaxTable = 1 << 20
 // for the garbage collector. In the module that is returned functions begin with
 // a loop (code.go).
 //
+// Custom sections are left out. wazero trusts the debugging information that is in
+// them, with which a guest can end the process at its next trap, and it writes the
+// names that are in them into errors, whatever their length.
+//
 // Whether the module is valid is wazero's to say: this follows lengths only.
 func Bound(code []byte, tables int) ([]byte, error) {
 	if !IsModule(code) {
@@ -55,6 +59,9 @@ func Bound(code []byte, tables int) ([]byte, error) {
 		}
 		if s.Err != nil {
 			return nil, fmt.Errorf("section %d of the module: %w", id, s.Err)
+		}
+		if id == sectionCustom {
+			continue
 		}
 		out = append(out, id)
 		out = binary.AppendUvarint(out, uint64(len(body)))
@@ -88,7 +95,7 @@ const (
 func (r *Reader) section(id byte) {
 	switch id {
 	case sectionCustom:
-		r.custom()
+		r.Bytes() // its name
 	case sectionType:
 		r.atMost(maxImports, r.functionType)
 	case sectionImport:
@@ -183,29 +190,6 @@ func (r *Reader) data() {
 		r.Fail("data segment of kind %d", kind)
 	}
 	r.Bytes()
-}
-
-// custom follows the one custom section that wazero reads.
-func (r *Reader) custom() {
-	if string(r.Take(r.Count())) != "name" {
-		return
-	}
-	for len(r.b) > 0 {
-		id := r.Byte()
-		s := NewReader(r.Take(r.Count()))
-		named := func() { s.Skip(); s.Bytes() }
-		switch id {
-		case 0: // the module
-			s.Bytes()
-		case 1: // functions
-			s.Vector(named)
-		case 2: // their locals
-			s.Vector(func() { s.Skip(); s.Vector(named) })
-		}
-		if s.Err != nil {
-			r.Fail("%w", s.Err)
-		}
-	}
 }
 
 // tables returns the section with a maximum for each table.

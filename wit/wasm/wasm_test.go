@@ -1,6 +1,7 @@
 package wasm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"testing"
@@ -46,5 +47,18 @@ func TestCallsEnd(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestCustomSectionsAreDropped: a guest's names and debugging information reach
+// nobody.
+func TestCustomSectionsAreDropped(t *testing.T) {
+	plain := module(tail)
+	custom := "\x00\x0a\x04name\x01\x03\x01\x00\x00"
+	with := append([]byte(header+custom), append(plain[len(header):], custom...)...)
+	want, err := Bound(plain, MaxTable)
+	got, err2 := Bound(with, MaxTable)
+	if err != nil || err2 != nil || !bytes.Equal(got, want) {
+		t.Errorf("%v, %v: %q, want %q", err, err2, got, want)
 	}
 }
