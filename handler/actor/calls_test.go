@@ -1,12 +1,50 @@
 package actor
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"strings"
 	"testing"
 
 	"github.com/proscenium-dev/proscenium/handler"
+	"github.com/tetratelabs/wazero/api"
 )
+
+// late is a handler that returns well just when its time is up.
+type late struct {
+	api.Function
+	up func()
+}
+
+func (l late) CallWithStack(_ context.Context, stack []uint64) error {
+	l.up()
+	stack[0] = 0
+	return nil
+}
+
+// TestLateCallsChangeNothing: a call that comes back too late, which the engine has
+// not noticed, has failed, and the state is the one before it.
+func TestLateCallsChangeNothing(t *testing.T) {
+	s := newStage(t, cGuest(t, "chatter.c"), "/bin/sh")
+	a, err := s.start(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _ := a.State()
+	x := a.guest.handlers[exportExit]
+	ctx, cancel := context.WithCancel(t.Context())
+	x.call, x.post = late{x.call, cancel}, nil
+	a.mu.Lock()
+	_, err = a.exchange(ctx, x, event{export: exportExit})
+	a.mu.Unlock()
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if after, ok := a.State(); !ok || string(after) != string(before) {
+		t.Errorf("the state became %x", after)
+	}
+}
 
 // TestEventsAllocateNothing: in steady state, without a deadline (whose watch is a
 // goroutine of wazero's for each call), an event or a batch of them costs the host

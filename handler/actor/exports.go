@@ -176,6 +176,9 @@ func (a *Actor) exchange(ctx context.Context, x export, e event) (refused, err e
 			return nil, err
 		}
 	}
+	if err := ctx.Err(); err != nil { // it came back, but late
+		return nil, err
+	}
 	if refused == nil {
 		a.state, a.spare, a.hasState = state, a.state, some
 	}

@@ -15,6 +15,7 @@ const (
 	maxFunctions = 1000000 // functions
 	maxFunction  = 1 << 19 // bytes of a function; the largest of JavaScript engines has 171 628
 	maxLocals    = 50000   // of a function
+	maxBulk      = 4096    // fills and copies in a function: each is many instructions of the machine; of JavaScript engines 126
 )
 
 // MaxTable is how many elements the tables of an actor should have at most: the

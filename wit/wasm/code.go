@@ -1,15 +1,14 @@
 package wasm
 
-import (
-	"bytes"
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // check is an empty loop: where the engine looks whether the guest's time is up.
 const check = "\x03\x40\x0b"
 
 // code returns the section with a check at the beginning of each function but
-// those that are small and call nothing: without a loop they end soon.
+// those that are small and call nothing: without a loop they end soon. One more is
+// before each instruction that copies or fills memory or tables, since thousands of
+// those, of all memory each, take minutes.
 func (r *Reader) code() []byte {
 	n := r.Count()
 	if n > maxFunctions {
@@ -20,23 +19,45 @@ func (r *Reader) code() []byte {
 		if r.Err != nil {
 			return nil
 		}
-		body := r.Take(r.Count())
-		instructions, ok := r.locals(body)
+		function := r.Take(r.Count())
+		instructions, ok := r.locals(function)
 		if !ok {
 			return nil
 		}
-		if small(instructions) {
-			out = binary.AppendUvarint(out, uint64(len(body)))
-			out = append(out, body...)
-			continue
+		w := NewReader(instructions)
+		b := w.walk()
+		if w.Err != nil {
+			r.Fail("%w", w.Err)
+			return nil
 		}
-		out = binary.AppendUvarint(out, uint64(len(body)+len(check)))
-		out = append(out, body[:len(body)-len(instructions)]...)
-		out = append(out, check...)
-		out = append(out, instructions...)
+		if len(b.bulk) > maxBulk {
+			r.Fail("a function fills and copies memory or tables in %d places, more than %d", len(b.bulk), maxBulk)
+			return nil
+		}
+		checks := b.checks(len(instructions))
+		out = binary.AppendUvarint(out, uint64(len(function)+len(check)*len(checks)))
+		out = append(out, function[:len(function)-len(instructions)]...)
+		from := 0
+		for _, at := range checks {
+			out = append(append(out, instructions[from:at]...), check...)
+			from = at
+		}
+		out = append(out, instructions[from:]...)
 	}
 	return out
 }
+
+// checks says where in a function of so many bytes the engine has to look.
+func (b body) checks(size int) []int {
+	if size > small || b.calls {
+		return append([]int{0}, b.bulk...)
+	}
+	return b.bulk
+}
+
+// small is how many bytes of instructions end soon, where there is no loop and no
+// call.
+const small = 1024
 
 // locals looks at the locals of a function and returns what is behind them.
 func (r *Reader) locals(function []byte) (instructions []byte, ok bool) {
@@ -56,23 +77,4 @@ func (r *Reader) locals(function []byte) (instructions []byte, ok bool) {
 		r.Fail("%w", body.Err)
 	}
 	return body.b, body.Err == nil
-}
-
-// small says whether a function surely calls nothing, copies nothing and has few
-// instructions. It may have bytes that look like a call and are none.
-func small(instructions []byte) bool {
-	const (
-		most  = 1024
-		calls = "\x10\x11\x12\x13\x14\x15" // direct, indirect, tail, by reference
-		bulk  = "\xfc"
-	)
-	if len(instructions) > most {
-		return false
-	}
-	for _, b := range []byte(calls + bulk) {
-		if bytes.IndexByte(instructions, b) >= 0 {
-			return false
-		}
-	}
-	return true
 }
