@@ -6,7 +6,7 @@
 // in either of the two naming schemes that tools emit (abi.go), or a component of
 // the same interfaces (component.go, package wit/component). Plain Go guests
 // bring wasi_snapshot_preview1, of which they get clocks, random numbers and
-// stderr, and nothing that reaches the host; components get as much of WASI 0.2
+// stderr (preview1.go), and nothing that reaches the host; components get as much of WASI 0.2
 // (package wit/wasi).
 //
 // One actor is one instance, called by one goroutine at a time. Its state lives
@@ -82,6 +82,7 @@ type Actor struct {
 	runtime  wazero.Runtime
 	cache    wazero.CompilationCache // nil: none
 	chain    *chain
+	began    time.Time // what the guest's monotonic clock counts from
 
 	mu       sync.Mutex // one call at a time
 	guest    guest
@@ -113,7 +114,7 @@ func Start(ctx context.Context, c Config) (*Actor, error) {
 // start returns the actor, closed, with an error as well.
 func start(ctx context.Context, c Config) (a *Actor, err error) {
 	m := c.Manifest
-	a = &Actor{manifest: m, logger: c.Logger, recorder: c.Recorder, chain: &chain{}, state: bytes.Clone(m.State), hasState: m.State != nil}
+	a = &Actor{manifest: m, logger: c.Logger, recorder: c.Recorder, chain: &chain{}, began: time.Now(), state: bytes.Clone(m.State), hasState: m.State != nil}
 	var after uint64
 	if c.resume != nil {
 		a.state, a.hasState = c.resume.State()

@@ -108,3 +108,25 @@ func TestLogRate(t *testing.T) {
 		t.Errorf("state %x", state)
 	}
 }
+
+// TestWASIWhileAllocating: cabi_realloc may read the clock, since runtimes do, and
+// call no more.
+func TestWASIWhileAllocating(t *testing.T) {
+	for _, c := range []struct{ name, params, arguments, want string }{
+		{"random_get", "ii", "\x41\x00\x41\x00", "random_get was called from cabi_realloc"},
+		{"fd_read", "iiii", "\x41\x00\x41\x00\x41\x00\x41\x00", "fd_read was called from cabi_realloc"},
+		{"clock_time_get", "iIi", "\x41\x00\x42\x00\x41\x00", "init: wasm error: unreachable"},
+	} {
+		code := change(func(m *module) {
+			m.imports = []field{{module: wasip1, name: c.name, params: c.params, results: "i"}}
+			for i := range m.exports {
+				if m.exports[i].name == "cabi_realloc" {
+					m.exports[i].code = []byte("\x00" + c.arguments + "\x10\x00\x1a\x41\x10\x0b")
+				}
+			}
+		})
+		if _, err := newStage(t, code).start(t); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}

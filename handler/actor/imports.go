@@ -33,10 +33,18 @@ func (a *Actor) functions() map[string]map[string]hostFunction {
 // guarded refuses calls where the ABI forbids them, and calls of a guest whose
 // time is up: wazero does not look before it enters a host function.
 func (a *Actor) guarded(name string, f hostFunction) hostFunction {
+	f = inTime(f)
 	return func(ctx context.Context, g *canon.Lowerer, stack []uint64) {
 		if !a.mayLeave {
 			panic(&canon.Trap{Reason: name + " was called from cabi_realloc or a post-return function"})
 		}
+		f(ctx, g, stack)
+	}
+}
+
+// inTime is the second half of guarded.
+func inTime(f hostFunction) hostFunction {
+	return func(ctx context.Context, g *canon.Lowerer, stack []uint64) {
 		if err := ctx.Err(); err != nil {
 			panic(err)
 		}
