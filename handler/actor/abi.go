@@ -133,7 +133,7 @@ func checkModule(m wazero.CompiledModule) (scheme, error) {
 		spawns = spawns || name == "os-spawn"
 	}
 	if len(unknown) > 0 {
-		fault("it imports what this host does not have: %s", strings.Join(unknown, ", "))
+		fault("it imports what this host does not have: %s", quoted(unknown))
 	}
 	if len(m.ImportedMemories()) > 0 {
 		fault("it imports its memory; it must have and export one")

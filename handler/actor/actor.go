@@ -158,6 +158,7 @@ func (a *Actor) begin(ctx context.Context, code []byte) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.load(ctx, code); err != nil {
+		err = tell(err)
 		a.record(handler.Event{Kind: handler.ActorFailed, Error: err.Error()})
 		return err
 	}
@@ -234,16 +235,16 @@ func (a *Actor) withDeadline(ctx context.Context) (context.Context, context.Canc
 // ErrDeadline is a call that did not return in time.
 var ErrDeadline = errors.New("the actor missed its deadline")
 
-// explain shortens wazero's errors to what an operator needs.
+// explain shortens errors to what an operator needs.
 func (a *Actor) explain(err error) error {
 	var trap *canon.Trap
 	switch {
 	case errors.As(err, &trap):
-		return trap
+		return tell(trap)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w of %v", ErrDeadline, a.manifest.Deadline)
 	}
-	return err
+	return tell(err)
 }
 
 // fail notes that the actor is done for, records it once and returns err.

@@ -202,7 +202,7 @@ func liftResult(m canon.Memory, area uint32, spare []byte) (state []byte, some b
 	}
 	if kind == 1 {
 		text, err := l.String(word(4), word(8))
-		return nil, false, fmt.Errorf("the actor says: %s", clip(text, maxError)), err
+		return nil, false, fmt.Errorf("the actor says: %s", printable(clip(text, maxError), "")), err
 	}
 	option, err := m.CaseAt("state", area+4, 2)
 	if err != nil || option == 0 {

@@ -2,9 +2,12 @@ package actor
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/proscenium-dev/proscenium/handler"
 )
 
 // dwarf is debugging information about all code, by which it was inlined from the
@@ -35,5 +38,41 @@ func TestDebugInformationIsNotRead(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "init: wasm error: unreachable") {
 			t.Errorf("file %#x: %v", callFile, err)
 		}
+	}
+}
+
+// TestGuestsNamesAreBounded: of what a guest has made up, errors, the log and the
+// record have little, and nothing that a terminal obeys or that looks like another
+// line.
+func TestGuestsNamesAreBounded(t *testing.T) {
+	const evil = "\x1b[2J\nactor tested: all is well"
+	many := make([]field, 200)
+	for i := range many {
+		many[i] = field{module: "env", name: fmt.Sprint(i) + evil + strings.Repeat("x", 1000), params: "i"}
+	}
+	for what, code := range map[string][]byte{
+		"unknown imports":   importing(many...),
+		"an unknown global": importing(field{module: evil, name: strings.Repeat("y", 1<<20), undefined: true}),
+		"an export twice":   change(func(m *module) { m.exports = append(m.exports, field{name: evil}, field{name: evil}) }),
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := newStage(t, code, "/usr/bin/true")
+			_, err := s.start(t)
+			if err == nil {
+				t.Fatal("it loads")
+			}
+			texts := []string{err.Error()}
+			for _, e := range s.recorder.all(handler.ActorFailed) {
+				texts = append(texts, e.Error)
+			}
+			for _, text := range texts {
+				if len(text) > maxTold+100 || strings.ContainsAny(text, "\x1b\n") {
+					t.Errorf("%d bytes: %.300q", len(text), text)
+				}
+			}
+			if n := len(s.logged()); n > 2*maxTold {
+				t.Errorf("%d bytes were logged", n)
+			}
+		})
 	}
 }

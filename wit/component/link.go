@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/proscenium-dev/proscenium/wit/wasm"
@@ -324,9 +325,16 @@ func (l *linker) unknown(c *component) error {
 		return nil
 	}
 	slices.Sort(l.missing)
-	const most = 50
-	if len(l.missing) > most {
-		l.missing = append(l.missing[:most], "…")
+	const most, longest = 50, 256
+	list, more := l.missing, ""
+	if len(list) > most {
+		list, more = list[:most], fmt.Sprintf(" and %d more", len(list)-most)
 	}
-	return fmt.Errorf("it imports what this host does not have: %s", strings.Join(l.missing, ", "))
+	for i, name := range list {
+		if len(name) > longest {
+			name = strings.ToValidUTF8(name[:longest], "") + "…"
+		}
+		list[i] = strconv.Quote(name)
+	}
+	return fmt.Errorf("it imports what this host does not have: %s%s", strings.Join(list, ", "), more)
 }
