@@ -77,7 +77,7 @@ const (
 type Actor struct {
 	manifest *handler.Manifest
 	logger   *slog.Logger
-	recorder handler.Recorder
+	recorder *handler.Coalescer
 	handler  *handler.Handler // nil: the manifest has no process handler
 	runtime  wazero.Runtime
 	cache    wazero.CompilationCache // nil: none
@@ -114,7 +114,7 @@ func Start(ctx context.Context, c Config) (*Actor, error) {
 // start returns the actor, closed, with an error as well.
 func start(ctx context.Context, c Config) (a *Actor, err error) {
 	m := c.Manifest
-	a = &Actor{manifest: m, logger: c.Logger, recorder: c.Recorder, chain: &chain{}, began: time.Now(), state: bytes.Clone(m.State), hasState: m.State != nil}
+	a = &Actor{manifest: m, logger: c.Logger, chain: &chain{}, began: time.Now(), state: bytes.Clone(m.State), hasState: m.State != nil}
 	var after uint64
 	if c.resume != nil {
 		a.state, a.hasState = c.resume.State()
@@ -123,6 +123,11 @@ func start(ctx context.Context, c Config) (a *Actor, err error) {
 			after = c.resume.handler.Last()
 		}
 	}
+	recorders := handler.Recorders{a.chain}
+	if c.Recorder != nil {
+		recorders = append(recorders, c.Recorder)
+	}
+	a.recorder = handler.NewCoalescer(recorders)
 	if a.logger == nil {
 		a.logger = slog.New(slog.DiscardHandler)
 	}
@@ -140,7 +145,7 @@ func start(ctx context.Context, c Config) (a *Actor, err error) {
 	if m.Process != nil {
 		config := *m.Process
 		config.Actor, config.Logger, config.After = m.Name, a.logger, after
-		if a.handler, err = handler.New(config, c.Launcher, c.Group, handler.Recorders(a.recorders())); err != nil {
+		if a.handler, err = handler.New(config, c.Launcher, c.Group, a.recorder); err != nil {
 			return a, err
 		}
 	}
@@ -166,17 +171,9 @@ func (a *Actor) begin(ctx context.Context, code []byte) error {
 	return a.init(ctx)
 }
 
-func (a *Actor) recorders() []handler.Recorder {
-	list := []handler.Recorder{a.chain}
-	if a.recorder != nil {
-		list = append(list, a.recorder)
-	}
-	return list
-}
-
 func (a *Actor) record(e handler.Event) {
 	e.Time, e.Actor = time.Now(), a.manifest.Name
-	handler.Recorders(a.recorders()).Record(e.Bounded())
+	a.recorder.Record(e.Bounded())
 }
 
 func readModule(path string) ([]byte, error) {
@@ -297,6 +294,7 @@ func (a *Actor) Close() error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	defer a.recorder.Close()
 	if a.cache != nil {
 		defer a.cache.Close(context.Background())
 		a.cache = nil

@@ -130,3 +130,44 @@ func TestWASIWhileAllocating(t *testing.T) {
 		}
 	}
 }
+
+// TestErrsAreBounded: errs of handlers are logged and recorded as other words of a
+// guest are, and every one is counted.
+func TestErrsAreBounded(t *testing.T) {
+	s := newStage(t, change(func(m *module) {
+		m.imports = nil
+		for i := range m.exports {
+			switch m.exports[i].name {
+			case "cabi_realloc":
+				m.exports[i].code = []byte("\x00\x41\x80\x08\x0b") // always 1024
+			case initName:
+				m.exports[i].code = []byte("\x00\x41\x20\x0b") // ok, nothing
+			case stdoutName:
+				m.exports[i].code = []byte("\x00\x41\x10\x41\x01\x3a\x00\x00\x41\x10\x0b") // an empty err
+			}
+		}
+	}))
+	a, err := s.start(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const calls = 5000
+	for range calls {
+		if err := a.HandleStdout(1, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.Close()
+	// Far less than a second, or two on a machine that stands still.
+	if n := strings.Count(s.logged(), "the actor returned an error"); n < maxLogRate || n > 3*maxLogRate {
+		t.Errorf("%d of %d errs were logged", n, calls)
+	}
+	recorded := s.recorder.all(handler.ActorRefused)
+	total := uint64(0)
+	for _, e := range recorded {
+		total += max(e.Count, 1)
+	}
+	if len(recorded) > calls/2 || total != calls {
+		t.Errorf("%d records of %d errs", len(recorded), total)
+	}
+}

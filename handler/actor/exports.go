@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"syscall"
 
 	"github.com/proscenium-dev/proscenium/handler"
@@ -109,7 +110,7 @@ func (a *Actor) invokeLocked(ctx context.Context, e event) error {
 		return a.fail(x.name, err)
 	}
 	if refused != nil {
-		a.logger.Error("the actor returned an error", "call", x.name, "error", refused)
+		a.say(slog.LevelError, "the actor returned an error", "call", x.name, "error", refused)
 		a.record(handler.Event{Kind: handler.ActorRefused, Rule: x.name, Error: refused.Error()})
 		if e.export == exportInit {
 			return a.fail(x.name, refused)

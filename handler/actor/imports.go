@@ -255,7 +255,7 @@ type logRate struct {
 	n, lost int
 }
 
-func (a *Actor) say(level slog.Level, text string) {
+func (a *Actor) say(level slog.Level, text string, args ...any) {
 	r := &a.logRate
 	if now := time.Now(); now.Sub(r.since) >= time.Second {
 		if r.lost > 0 {
@@ -267,7 +267,7 @@ func (a *Actor) say(level slog.Level, text string) {
 		r.lost++
 		return
 	}
-	a.logger.Log(context.Background(), level, clip(text, maxLog))
+	a.logger.Log(context.Background(), level, clip(text, maxLog), args...)
 }
 
 // lineLogger makes log messages of what a guest writes.
