@@ -101,6 +101,11 @@ func components() map[string]struct {
 		types = append(types, "\x6f\x02"+string(number(n))+string(number(n)))
 	}
 	many := func(n int, element string) (all []string) { return slices.Repeat([]string{element}, n) }
+	times := func(n int, element string) string { return string(number(n)) + strings.Repeat(element, n) }
+	// A component that is instantiated a hundred times.
+	often := func(sections ...[]byte) []byte {
+		return assemble(whole(idComponent, assemble(sections...)), sec(idInstance, many(100, instantiate0)...))
+	}
 	lower := func(options string) []byte {
 		return assemble(importing("theater:simple/runtime", "log", logType), sec(idAlias, "\x01\x00\x00"+str("log")), sec(idCanon, "\x01\x00\x00"+options))
 	}
@@ -161,6 +166,10 @@ func components() map[string]struct {
 		"instances too deep":      {assemble(chain, sec(idInstance, "\x00"+string(number(maxNesting+1))+"\x00")), "instances nested more than 16 deep"},
 		"2^30 instances":          {assemble(doubling, sec(idInstance, "\x00\x1e\x00")), "instances nested more than 16 deep"},
 		"2^14 instances":          {assemble(doubling, sec(idInstance, many(20, "\x00\x0e\x00")...)), "it takes more than 200000 definitions to link"},
+		"bundles":                 {often(sec(idType, "\x7f"), sec(idInstance, "\x01"+times(3000, "\x00\x01a\x03\x00"))), "it takes more than 200000 definitions to link"},
+		"arguments":               {often(sec(idType, "\x7f"), whole(idComponent, assemble()), sec(idInstance, "\x00\x00"+times(3000, "\x01a\x03\x00"))), "it takes more than 200000 definitions to link"},
+		"fields":                  {often(sec(idType, "\x72"+times(2000, "\x01a\x7f"))), "it takes more than 200000 definitions to link"},
+		"parameters":              {often(sec(idType, "\x40"+times(2000, "\x01a\x7f")+"\x01\x00")), "it takes more than 200000 definitions to link"},
 		"2^30 parts of a type":    {assemble(sec(idType, types...)), "a type of more than 4096 parts"},
 		"very many definitions":   {assemble(sec(idType, many(maxDefinitions+1, "\x7f")...)), "more than 50000 definitions"},
 		"a long name":             {assemble(sec(idType, "\x6d\x01"+str(strings.Repeat("a", maxName+1)))), "a name of 1025 bytes"},

@@ -212,6 +212,9 @@ func (l *linker) instantiation(s *scope, d instantiation) error {
 	if err != nil {
 		return err
 	}
+	if err := l.spend(len(d.args)); err != nil {
+		return err
+	}
 	args := map[string]any{}
 	for _, a := range d.args {
 		if args[a.name], err = s.find(a.reference); err != nil {
@@ -229,6 +232,9 @@ func (l *linker) instantiation(s *scope, d instantiation) error {
 }
 
 func (l *linker) bundle(s *scope, d bundle) (err error) {
+	if err := l.spend(len(d)); err != nil {
+		return err
+	}
 	made := &instance{exports: map[string]any{}}
 	for _, e := range d {
 		if made.exports[e.name], err = s.find(e.reference); err != nil {

@@ -9,43 +9,60 @@ const check = "\x03\x40\x0b"
 // those that are small and call nothing: without a loop they end soon. One more is
 // before each instruction that copies or fills memory or tables, since thousands of
 // those, of all memory each, take minutes.
-func (r *Reader) code() []byte {
+func (b *bounder) code(r *Reader) []byte {
 	n := r.Count()
 	if n > maxFunctions {
 		r.Fail("%d functions are more than %d", n, maxFunctions)
+		return nil
 	}
 	out := binary.AppendUvarint(make([]byte, 0, len(r.b)+4*n), uint64(n))
-	for range n {
+	for i := range n {
+		function := r.Take(r.Count())
+		at, checks := b.look(r, i, function)
 		if r.Err != nil {
 			return nil
 		}
-		function := r.Take(r.Count())
-		instructions, ok := r.locals(function)
-		if !ok {
-			return nil
-		}
-		w := NewReader(instructions)
-		b := w.walk()
-		if w.Err != nil {
-			r.Fail("%w", w.Err)
-			return nil
-		}
-		if len(b.bulk) > maxBulk {
-			r.Fail("a function fills and copies memory or tables in %d places, more than %d", len(b.bulk), maxBulk)
-			return nil
-		}
-		checks := b.checks(len(instructions))
 		out = binary.AppendUvarint(out, uint64(len(function)+len(check)*len(checks)))
-		out = append(out, function[:len(function)-len(instructions)]...)
 		from := 0
-		for _, at := range checks {
-			out = append(append(out, instructions[from:at]...), check...)
-			from = at
+		for _, c := range checks {
+			out = append(append(out, function[from:at+c]...), check...)
+			from = at + c
 		}
-		out = append(out, instructions[from:]...)
+		out = append(out, function[from:]...)
 	}
 	return out
 }
+
+// look looks at function i: where its instructions begin, and where among them
+// checks belong.
+func (b *bounder) look(r *Reader, i int, function []byte) (at int, checks []int) {
+	if len(function) > maxFunction {
+		r.Fail("a function of %d bytes is longer than %d", len(function), maxFunction)
+	}
+	f := NewReader(function)
+	locals := f.locals()
+	if i < len(b.functions) {
+		locals += uint64(b.functions[i])
+	}
+	if b.locals += locals; b.locals > maxAllLocals {
+		r.Fail("its functions have more than %d locals", maxAllLocals)
+	}
+	size := len(f.b)
+	body := f.walk()
+	if f.Err != nil {
+		r.Fail("%w", f.Err)
+	}
+	if len(body.bulk) > maxBulk {
+		r.Fail("a function fills and copies memory or tables in %d places, more than %d", len(body.bulk), maxBulk)
+	}
+	if flow := uint64(body.branches + loops*len(body.bulk)); flow*(locals+1) > maxFlow {
+		r.Fail("a function of %d locals with %d blocks and branches is too much to compile", locals, flow)
+	}
+	return len(function) - size, body.checks(size)
+}
+
+// loops is how many blocks a fill or copy comes to, about.
+const loops = 4
 
 // checks says where in a function of so many bytes the engine has to look.
 func (b body) checks(size int) []int {
@@ -59,22 +76,14 @@ func (b body) checks(size int) []int {
 // call.
 const small = 1024
 
-// locals looks at the locals of a function and returns what is behind them.
-func (r *Reader) locals(function []byte) (instructions []byte, ok bool) {
-	body := NewReader(function)
-	locals := uint64(0)
-	body.Vector(func() {
-		locals += uint64(body.U32())
-		body.valueType()
+// locals reads those of a function and says how many there are.
+func (r *Reader) locals() (n uint64) {
+	r.Vector(func() {
+		n += uint64(r.U32())
+		r.valueType()
 	})
-	if locals > maxLocals {
-		body.Fail("a function has %d locals, more than %d", locals, maxLocals)
+	if n > maxLocals {
+		r.Fail("a function has %d locals, more than %d", n, maxLocals)
 	}
-	if len(function) > maxFunction {
-		body.Fail("a function of %d bytes is longer than %d", len(function), maxFunction)
-	}
-	if body.Err != nil {
-		r.Fail("%w", body.Err)
-	}
-	return body.b, body.Err == nil
+	return n
 }

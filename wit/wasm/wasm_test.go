@@ -139,16 +139,43 @@ func TestWalk(t *testing.T) {
 	}
 }
 
+// functions is a module of n functions of this type and code, with locals.
+func functions(n int, typ, code string) []byte {
+	count := string(binary.AppendUvarint(nil, uint64(n)))
+	return []byte(header + part(sectionType, "\x01\x60"+typ) + part(sectionFunction, count+strings.Repeat("\x00", n)) +
+		part(sectionCode, count+strings.Repeat(vec(code), n)))
+}
+
 // TestBounds: what takes an engine very long to compile is refused by name.
 func TestBounds(t *testing.T) {
+	const (
+		nothing  = "\x00\x00"
+		locals49 = "\x01\xe8\xfe\x02\x7f" // 49 000 of i32
+	)
+	times := func(n int, s string) string {
+		return string(binary.AppendUvarint(nil, uint64(n))) + strings.Repeat(s, n)
+	}
+	element := func(n int, index string) []byte {
+		return []byte(header + part(sectionElement, "\x01\x01\x00"+times(n, index)))
+	}
 	for what, c := range map[string]struct {
 		code []byte
-		want string
+		want string // "": nothing
 	}{
-		"fills": {module(strings.Repeat(fillMemory, maxBulk+1) + "\x20\x00\x0b"), "in 4097 places, more than 4096"},
+		"fills":            {module(strings.Repeat(fillMemory, maxBulk+1) + "\x20\x00\x0b"), "in 4097 places, more than 4096"},
+		"locals":           {functions(21, nothing, locals49+"\x0b"), "its functions have more than 1000000 locals"},
+		"fewer locals":     {functions(20, nothing, locals49+"\x0b"), ""},
+		"parameters":       {functions(1001, times(1000, "\x7f")+"\x00", "\x00\x0b"), "its functions have more than 1000000 locals"},
+		"a long signature": {functions(1, times(1001, "\x7f")+"\x00", "\x00\x0b"), "1001 parameters or results"},
+		"blocks":           {functions(1, nothing, locals49+strings.Repeat("\x02\x40\x0b", 1021)+"\x0b"), "49000 locals with 1021 blocks and branches"},
+		"fewer blocks":     {functions(1, nothing, locals49+strings.Repeat("\x02\x40\x0b", 1020)+"\x0b"), ""},
+		"a branch table":   {functions(1, nothing, locals49+"\x41\x00\x0e"+times(1020, "\x00")+"\x00\x0b"), "49000 locals with 1021 blocks"},
+		"elements":         {element(maxElements+1, "\x00"), "more than 1048576"},
+		"fewer elements":   {element(maxElements, "\x00"), ""},
 	} {
 		t.Run(what, func(t *testing.T) {
-			if _, err := Bound(c.code, MaxTable); err == nil || !strings.Contains(err.Error(), c.want) {
+			_, err := Bound(c.code, MaxTable)
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("%v, want %q", err, c.want)
 			}
 		})
