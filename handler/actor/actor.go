@@ -81,6 +81,7 @@ type Actor struct {
 	handler  *handler.Handler // nil: the manifest has no process handler
 	runtime  wazero.Runtime
 	cache    wazero.CompilationCache // nil: none
+	cacheDir string
 	chain    *chain
 	began    time.Time // what the guest's monotonic clock counts from
 
@@ -200,8 +201,26 @@ func readModule(path string) ([]byte, error) {
 // constants.
 const features = api.CoreFeaturesV2 | experimental.CoreFeaturesExtendedConst | experimental.CoreFeaturesTailCall
 
-// load makes the runtime and, in it, the guest.
-func (a *Actor) load(ctx context.Context, code []byte) (err error) {
+// load makes the runtime and, in it, the guest. Compiled modules that cannot be read
+// or kept, by a broken file or a full disk, do not stop the actor: then it compiles
+// without them.
+func (a *Actor) load(ctx context.Context, code []byte) error {
+	err := a.loadGuest(ctx, code)
+	var broken *compileError
+	if !errors.As(err, &broken) || a.cache == nil || ctx.Err() != nil {
+		return err
+	}
+	a.runtime.Close(ctx)
+	a.cache.Close(ctx)
+	a.cache = nil
+	again := a.loadGuest(ctx, code)
+	if !errors.As(again, new(*compileError)) {
+		a.logger.Warn("the directory of compiled modules is not used: what is in it for this actor is broken or cannot be written; remove it, or make room", "directory", a.cacheDir, "error", tell(err))
+	}
+	return again
+}
+
+func (a *Actor) loadGuest(ctx context.Context, code []byte) (err error) {
 	config := wazero.NewRuntimeConfig().
 		WithMemoryLimitPages(uint32(a.manifest.Memory / wasmPage)).
 		WithCloseOnContextDone(a.manifest.Deadline > 0).
