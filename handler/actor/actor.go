@@ -37,6 +37,7 @@ import (
 	"github.com/proscenium-dev/proscenium/launcher"
 	"github.com/proscenium-dev/proscenium/wit/canon"
 	"github.com/proscenium-dev/proscenium/wit/component"
+	"github.com/proscenium-dev/proscenium/wit/linear"
 	"github.com/proscenium-dev/proscenium/wit/wasm"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -80,6 +81,7 @@ type Actor struct {
 	recorder *handler.Coalescer
 	handler  *handler.Handler // nil: the manifest has no process handler
 	runtime  wazero.Runtime
+	memories *linear.Memories        // of the guest; closed behind the runtime
 	cache    wazero.CompilationCache // nil: none
 	cacheDir string
 	chain    *chain
@@ -230,6 +232,7 @@ func (a *Actor) loadGuest(ctx context.Context, code []byte) (err error) {
 		config = config.WithCompilationCache(a.cache)
 	}
 	a.runtime = wazero.NewRuntimeWithConfig(ctx, config)
+	a.memories = linear.New(uint64(a.manifest.Memory))
 	a.mayLeave = true
 	if component.Is(code) {
 		a.guest, err = a.loadComponent(ctx, code)
@@ -325,6 +328,7 @@ func (a *Actor) Close() error {
 		a.record(handler.Event{Kind: handler.ActorEnded})
 	}
 	err := a.runtime.Close(context.Background())
+	a.memories.Close()
 	a.runtime, a.alive = nil, false
 	return err
 }

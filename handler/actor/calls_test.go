@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -169,5 +171,48 @@ func TestErrsAreBounded(t *testing.T) {
 	}
 	if len(recorded) > calls/2 || total != calls {
 		t.Errorf("%d records of %d errs", len(recorded), total)
+	}
+}
+
+// TestMemoryIsGivenBack: what a guest has reserved is gone with it, and it grows in
+// its place.
+func TestMemoryIsGivenBack(t *testing.T) {
+	addresses := func() (n uint64) {
+		status, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, line, _ := strings.Cut(string(status), "VmSize:")
+		fmt.Sscan(line, &n)
+		return n << 10
+	}
+	before := addresses()
+	for range 16 {
+		s := newStage(t, good().encode(), "/usr/bin/true")
+		s.manifest.Memory = 4 << 30
+		if _, err := s.start(t); err == nil || !strings.Contains(err.Error(), "unreachable") {
+			t.Fatal(err)
+		}
+	}
+	if now := addresses(); now > before+32<<30 {
+		t.Errorf("%d bytes of addresses became %d", before, now)
+	}
+	s := newStage(t, cGuest(t, "chatter.c"), "/bin/sh")
+	s.manifest.Memory = 4 << 30
+	a, err := s.start(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now := addresses(); now < before+4<<30 {
+		t.Errorf("nothing is reserved: %d bytes of addresses became %d", before, now)
+	}
+	a.mu.Lock()
+	memory := a.guest.handlers[exportExit].memory.Memory
+	was, _ := memory.Read(0, 1)
+	_, grown := memory.Grow(1000)
+	is, _ := memory.Read(0, 1)
+	a.mu.Unlock()
+	if !grown || &was[0] != &is[0] {
+		t.Error("it grows by copying")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/proscenium-dev/proscenium/wit/wasm"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 )
 
 // loadCore compiles, checks and instantiates a core module.
@@ -34,7 +35,7 @@ func (a *Actor) loadCore(ctx context.Context, code []byte) (guest, error) {
 	}
 	ctx, cancel := a.withDeadline(ctx)
 	defer cancel()
-	m, err := a.runtime.InstantiateModule(ctx, compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
+	m, err := a.runtime.InstantiateModule(experimental.WithMemoryAllocator(ctx, a.memories), compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
 	if err != nil {
 		return guest{}, a.explain(err)
 	}

@@ -251,22 +251,3 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
-
-// TestMemoryIsShared: the limit is for all memories of an instance together.
-func TestMemoryIsShared(t *testing.T) {
-	b := &memoryBudget{left: 3 << 16}
-	one, two := b.allocate(0, 0), b.allocate(0, 0)
-	for i, c := range []struct {
-		of    interface{ Reallocate(uint64) []byte }
-		pages int
-		ok    bool
-	}{{one, 1, true}, {two, 2, true}, {one, 2, false}, {two, 2, true}, {two, 3, false}} {
-		if got := c.of.Reallocate(uint64(c.pages) << 16); (got != nil) != c.ok || c.ok && len(got) != c.pages<<16 {
-			t.Errorf("%d: %d bytes, want %t", i, len(got), c.ok)
-		}
-	}
-	two.Free()
-	if got := one.Reallocate(3 << 16); len(got) != 3<<16 {
-		t.Error("what was freed cannot be had")
-	}
-}
