@@ -30,7 +30,7 @@ func loadRole() {
 	fmt.Sscan(string(statm), &pages)
 	room := pages*uint64(os.Getpagesize()) + 4<<30
 	unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: room, Max: room})
-	a := &Actor{chain: &chain{}, manifest: &handler.Manifest{Memory: 16 << 20, Deadline: 10 * time.Second}, logger: slog.New(slog.DiscardHandler)}
+	a := &Actor{recorder: handler.NewCoalescer(&chain{}), chain: &chain{}, manifest: &handler.Manifest{Memory: 16 << 20, Deadline: 10 * time.Second}, logger: slog.New(slog.DiscardHandler)}
 	err := a.load(context.Background(), code)
 	if err == nil {
 		err = a.init(context.Background())
