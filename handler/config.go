@@ -316,6 +316,9 @@ func (f *manifestFile) manifest(dir string) (*Manifest, error) {
 	for _, h := range f.Handlers {
 		switch {
 		case h.Type == "runtime":
+			if !reflect.DeepEqual(h.Config, configFile{}) {
+				fault("a handler of type runtime has nothing to configure: leave its config out")
+			}
 		case h.Type != "process":
 			fault("handler type %q: this host has process and runtime", h.Type)
 		case m.Process != nil:

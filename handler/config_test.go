@@ -106,6 +106,13 @@ func TestBadManifests(t *testing.T) {
 		{with(`name = "a"`, "name = \"a\"\ninit_state = \"x\"\ninitial_state = \"y\""), `exclude each other`},
 		{with(`name = "a"`, "name = \"a\"\nmemory = \"1K\""), `memory: between`},
 		{with(`name = "a"`, "name = \"a\"\nname = \"b\""), `2:1`},
+		{with(`name = "a"`, "name = \"a\"\ndeadline = 5"), `2:1: deadline has a value of the wrong type`},
+		{with(`name = "a"`, "name = \"a\"\ndeadline = {}"), `2:1: deadline has a value of the wrong type`},
+		{with(`name = "a"`, "name = \"a\"\nmemory = 268435456"), `2:1: memory has a value of the wrong type`},
+		{with("max_processes = 10", "limits = { wall = true }"), `7:14: wall has a value of the wrong type`},
+		{with("max_processes = 10", "limits = { io = [{ device = \"/dev/vda\", read = 5 }] }"), `7:43: read has a value of the wrong type`},
+		{proposal + "[deadline]\n", `19:2: deadline has a value of the wrong type`},
+		{with(`"process"`, `"runtime"`), `a handler of type runtime has nothing to configure`},
 		{"name = ", "1:"},
 		{"\x00", "1:1"},
 	} {

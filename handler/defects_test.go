@@ -354,6 +354,31 @@ func TestDefect17AFailedSinkEndsEverything(t *testing.T) {
 	}
 }
 
+// TestAFailureIsNoFailedRead: the files that are closed under the readers of quiet
+// streams lose nothing.
+func TestAFailureIsNoFailedRead(t *testing.T) {
+	rec := &recording{}
+	t.Cleanup(func() { // behind NoLeaks: the readers have ended
+		for _, k := range rec.kinds(1) {
+			if k == ReadFailed {
+				t.Error("a failed read was recorded")
+			}
+		}
+	})
+	testenv.NoLeaks(t)
+	h, err := New(shellConfig(), testenv.Launcher(t), testenv.Group(t), rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sh(t, h, &failing{}, LineByLine, "echo; sleep 1000")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := h.Wait(ctx); !errors.Is(err, errSink) {
+		t.Errorf("%v", err)
+	}
+	h.Close()
+}
+
 func TestDefect18CloseKillsTrees(t *testing.T) {
 	testenv.NoLeaks(t) // looks for processes
 	h, err := New(shellConfig(), testenv.Launcher(t), testenv.Group(t), nil)

@@ -102,7 +102,7 @@ func (s *stream) read() {
 			p.h.enqueue(s, c)
 		}
 	}
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {
+	if err != nil && !errors.Is(err, io.EOF) && !p.abandoned() {
 		p.h.record(Event{Kind: ReadFailed, Process: p.id, Program: p.request.Program, Stream: s.name, Error: err.Error()})
 	}
 	p.h.enqueue(s, chunk{end: true})
@@ -135,7 +135,10 @@ func (s *stream) readChunk(raw syscall.RawConn, allowed int) (c chunk, err error
 		// The program is gone; once more for what it left in the pipe.
 		err = raw.Control(func(fd uintptr) { take(fd) })
 	}
-	return c, errors.Join(err, errno)
+	if err != nil {
+		return c, err // errno is that of the attempt before it waited
+	}
+	return c, errno
 }
 
 // A reader that got bulk bytes looks for more before it passes on what it has, up to

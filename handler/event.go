@@ -9,6 +9,11 @@ import (
 // An Event is one operation, a denial included. Every one goes to the Recorder:
 // the audit log and the metrics are readers of this one stream. Values of
 // environment variables and bytes of stdin are not in it.
+//
+// Denied, SpawnDenied, ActorRefused and NotJSON cost whoever causes them nothing, and
+// could fill a disk: beyond a hundred of a kind in a second they are counted, and
+// one event with that Count follows for each Rule or Stream (Coalescer). Nothing
+// else is ever left out, and no event is without a count.
 type Event struct {
 	Time    time.Time `json:"time"`
 	Actor   string    `json:"actor,omitempty"`
@@ -23,6 +28,9 @@ type Event struct {
 	Bytes   int64     `json:"bytes,omitempty"`
 	Stream  string    `json:"stream,omitempty"`
 	Error   string    `json:"error,omitempty"`
+	// Count is for how many events this one stands, the last of which has the Error;
+	// 0: for itself. Bytes are those of all.
+	Count uint64 `json:"count,omitempty"`
 
 	// Of an end.
 	ExitCode   *int    `json:"exit_code,omitempty"`

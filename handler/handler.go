@@ -49,7 +49,7 @@ type Handler struct {
 	policy   *policy
 	launcher *launcher.Launcher
 	group    *cgroup.Group
-	recorder Recorder
+	recorder *Coalescer // nil: none
 	stats    counters
 	pool     pool
 	batch    Batch // of deliver
@@ -103,7 +103,8 @@ var (
 func errRunning(id uint64) error { return fmt.Errorf("process %d: %w", id, ErrRunning) }
 
 // New makes a Handler. A nil group needs Config.Unlimited: limits are left out
-// by explicit word only. A nil recorder records nothing; a nil logger is silent.
+// by explicit word only. A nil recorder records nothing; another one is told through
+// a Coalescer, and may be one. A nil logger is silent.
 func New(c Config, l *launcher.Launcher, g *cgroup.Group, recorder Recorder) (*Handler, error) {
 	if g == nil && !c.Unlimited {
 		return nil, errors.New(`handler: no control group: limits cannot be enforced (limits = "none" in the manifest does without)`)
@@ -124,7 +125,12 @@ func New(c Config, l *launcher.Launcher, g *cgroup.Group, recorder Recorder) (*H
 	for _, name := range missing {
 		c.Logger.Warn("the manifest allows what this host does not have", "path", name)
 	}
-	h := &Handler{policy: p, launcher: l, group: g, recorder: recorder, processes: map[uint64]*process{}, last: c.After, delivered: make(chan struct{})}
+	h := &Handler{policy: p, launcher: l, group: g, processes: map[uint64]*process{}, last: c.After, delivered: make(chan struct{})}
+	if shared, ok := recorder.(*Coalescer); ok {
+		h.recorder = shared
+	} else if recorder != nil {
+		h.recorder = NewCoalescer(recorder)
+	}
 	h.wake.L, h.idle.L = &h.mu, &h.mu
 	go h.deliver()
 	h.fill()
@@ -515,9 +521,12 @@ func (h *Handler) Close() error {
 	h.shut()
 	<-h.delivered
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	for h.living > 0 {
 		h.idle.Wait()
+	}
+	h.mu.Unlock()
+	if h.recorder != nil {
+		h.recorder.Close()
 	}
 	return nil
 }

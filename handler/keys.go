@@ -2,6 +2,7 @@ package handler
 
 import (
 	"bytes"
+	"encoding"
 	"errors"
 	"fmt"
 	"reflect"
@@ -12,7 +13,7 @@ import (
 )
 
 // Keys of a manifest, with their positions: which are unknown, and where the one
-// stands that is a table or a word.
+// stands that is a table or a word, and which are texts and are not written as such.
 
 // checkKeys refuses keys that the type does not have, all at once, each with its
 // position. The library's own check ignores case and loses the names of inline
@@ -49,10 +50,20 @@ func checkKeys(b []byte, root reflect.Type) error {
 		}
 		return t
 	}
+	noText := func(n *unstable.Node) {
+		key := lastKey(n)
+		at := p.Shape(p.Range(key)).Start
+		faults = append(faults, fmt.Errorf("%d:%d: %s has a value of the wrong type: it is a text in quotes", at.Line, at.Column, key))
+	}
 	walk = func(n *unstable.Node, t reflect.Type) {
 		switch n.Kind {
 		case unstable.KeyValue:
-			if t = descend(n.Key(), t); t != nil {
+			t = descend(n.Key(), t)
+			switch {
+			case t == nil:
+			case isText(t) && n.Value().Kind != unstable.String:
+				noText(n)
+			default:
 				walk(n.Value(), t)
 			}
 		case unstable.InlineTable, unstable.Array:
@@ -68,7 +79,9 @@ func checkKeys(b []byte, root reflect.Type) error {
 		n := p.Expression()
 		switch n.Kind {
 		case unstable.Table, unstable.ArrayTable:
-			table = descend(n.Key(), root)
+			if table = descend(n.Key(), root); table != nil && isText(table) {
+				noText(n)
+			}
 		case unstable.KeyValue:
 			if table != nil {
 				walk(n, table)
@@ -84,6 +97,22 @@ func checkKeys(b []byte, root reflect.Type) error {
 		return fmt.Errorf(" %w", err)
 	}
 	return errors.Join(faults...)
+}
+
+// isText says whether values of the type are written as texts. The library would
+// also take numbers for them, or an empty table for nothing.
+func isText(t reflect.Type) bool {
+	if t.Kind() != reflect.Pointer {
+		t = reflect.PointerTo(t)
+	}
+	return t.Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+}
+
+func lastKey(n *unstable.Node) (key []byte) {
+	for it := n.Key(); it.Next(); {
+		key = it.Node().Data
+	}
+	return key
 }
 
 // fieldOf finds the field with just this name; [handlers] means its elements.
@@ -154,13 +183,9 @@ func takeNoLimits(b []byte) (none map[int]bool, rest []byte, err error) {
 	walk = func(n *unstable.Node) {
 		switch n.Kind {
 		case unstable.KeyValue:
-			var last *unstable.Node
-			for it := n.Key(); it.Next(); {
-				last = it.Node()
-			}
-			value := n.Value()
-			if string(last.Data) == "limits" && value.Kind == unstable.String {
-				at := p.Range(last.Data)
+			last, value := lastKey(n), n.Value()
+			if string(last) == "limits" && value.Kind == unstable.String {
+				at := p.Range(last)
 				if string(value.Data) != "none" {
 					pos := p.Shape(at).Start
 					err = fmt.Errorf(`%d:%d: limits is a table, or the word "none"`, pos.Line, pos.Column)

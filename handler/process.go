@@ -153,6 +153,14 @@ func (p *process) hold(before, now int) {
 	p.space.Broadcast()
 }
 
+// abandoned says whether the reading of output was ended: files are closed under
+// its readers, which is no loss.
+func (p *process) abandoned() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.over
+}
+
 // abandon ends the reading of output.
 func (p *process) abandon() {
 	p.mu.Lock()

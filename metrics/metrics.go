@@ -72,6 +72,7 @@ func sum(a, b handler.Counters) handler.Counters {
 // Record implements handler.Recorder. Labels come from fixed sets, never from
 // an actor's words.
 func (m *Metrics) Record(e handler.Event) {
+	n := float64(max(e.Count, 1))
 	switch e.Kind {
 	case handler.Spawned:
 		m.started.WithLabelValues("started").Inc()
@@ -83,10 +84,10 @@ func (m *Metrics) Record(e handler.Event) {
 	case handler.SpawnFailed:
 		m.started.WithLabelValues("failed").Inc()
 	case handler.SpawnDenied:
-		m.started.WithLabelValues("denied").Inc()
-		m.denied.WithLabelValues(e.Rule).Inc()
+		m.started.WithLabelValues("denied").Add(n)
+		m.denied.WithLabelValues(e.Rule).Add(n)
 	case handler.Denied:
-		m.denied.WithLabelValues(e.Rule).Inc()
+		m.denied.WithLabelValues(e.Rule).Add(n)
 	case handler.Ended:
 		m.ended.WithLabelValues(string(e.Reason)).Inc()
 		m.duration.Observe(e.Wall)

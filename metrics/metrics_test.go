@@ -13,7 +13,7 @@ func TestMetrics(t *testing.T) {
 	m := New()
 	for _, e := range []handler.Event{
 		{Kind: handler.Spawned}, {Kind: handler.Spawned, Enforced: []string{handler.NoLimits}}, {Kind: handler.SpawnFailed},
-		{Kind: handler.SpawnDenied, Rule: "allowed_programs"}, {Kind: handler.Denied, Rule: "os-kill"},
+		{Kind: handler.SpawnDenied, Rule: "allowed_programs"}, {Kind: handler.Denied, Rule: "os-kill"}, {Kind: handler.Denied, Rule: "os-kill", Count: 6},
 		{Kind: handler.Ended, Reason: handler.OutOfMemory, Wall: 0.3}, {Kind: handler.Ended, Reason: handler.Exited, Wall: 1},
 		{Kind: handler.ActorFailed}, {Kind: handler.StdinWritten, Bytes: 7},
 	} {
@@ -32,7 +32,7 @@ proscenium_actor_failures_total 1
 # HELP proscenium_denials_total Operations refused, by rule.
 # TYPE proscenium_denials_total counter
 proscenium_denials_total{rule="allowed_programs"} 1
-proscenium_denials_total{rule="os-kill"} 1
+proscenium_denials_total{rule="os-kill"} 7
 # HELP proscenium_events_delivered_total Events delivered to actors: output and exits.
 # TYPE proscenium_events_delivered_total counter
 proscenium_events_delivered_total 0

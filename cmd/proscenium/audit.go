@@ -72,6 +72,9 @@ func auditShow() *cobra.Command {
 func showEvent(w *tabwriter.Writer, seq uint64, e handler.Event) {
 	var details []string
 	add := func(format string, args ...any) { details = append(details, fmt.Sprintf(format, args...)) }
+	if e.Count > 0 {
+		add("%d times", e.Count)
+	}
 	if e.Program != "" {
 		add("%q", e.Program)
 	}

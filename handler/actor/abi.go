@@ -111,8 +111,6 @@ var schemes = []scheme{
 	},
 }
 
-const wasip1 = "wasi_snapshot_preview1"
-
 // checkModule compares every import and export with the interfaces, before
 // anything is instantiated, and finds out which scheme the module uses. All
 // faults are told at once.
@@ -124,9 +122,6 @@ func checkModule(m wazero.CompiledModule) (scheme, error) {
 	spawns := false
 	for _, f := range m.ImportedFunctions() {
 		module, name, _ := f.Import()
-		if module == wasip1 {
-			continue // its instantiation checks it
-		}
 		iface := strings.TrimPrefix(module, schemes[1].importPrefix)
 		want, ok := importSignatures[iface][name]
 		switch {
@@ -138,7 +133,7 @@ func checkModule(m wazero.CompiledModule) (scheme, error) {
 		spawns = spawns || name == "os-spawn"
 	}
 	if len(unknown) > 0 {
-		fault("it imports what this host does not have: %s", strings.Join(unknown, ", "))
+		fault("it imports what this host does not have: %s", quoted(unknown))
 	}
 	if len(m.ImportedMemories()) > 0 {
 		fault("it imports its memory; it must have and export one")

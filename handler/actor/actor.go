@@ -6,7 +6,7 @@
 // in either of the two naming schemes that tools emit (abi.go), or a component of
 // the same interfaces (component.go, package wit/component). Plain Go guests
 // bring wasi_snapshot_preview1, of which they get clocks, random numbers and
-// stderr, and nothing that reaches the host; components get as much of WASI 0.2
+// stderr (preview1.go), and nothing that reaches the host; components get as much of WASI 0.2
 // (package wit/wasi).
 //
 // One actor is one instance, called by one goroutine at a time. Its state lives
@@ -37,6 +37,7 @@ import (
 	"github.com/proscenium-dev/proscenium/launcher"
 	"github.com/proscenium-dev/proscenium/wit/canon"
 	"github.com/proscenium-dev/proscenium/wit/component"
+	"github.com/proscenium-dev/proscenium/wit/linear"
 	"github.com/proscenium-dev/proscenium/wit/wasm"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -77,11 +78,14 @@ const (
 type Actor struct {
 	manifest *handler.Manifest
 	logger   *slog.Logger
-	recorder handler.Recorder
+	recorder *handler.Coalescer
 	handler  *handler.Handler // nil: the manifest has no process handler
 	runtime  wazero.Runtime
+	memories *linear.Memories        // of the guest; closed behind the runtime
 	cache    wazero.CompilationCache // nil: none
+	cacheDir string
 	chain    *chain
+	began    time.Time // what the guest's monotonic clock counts from
 
 	mu       sync.Mutex // one call at a time
 	guest    guest
@@ -113,7 +117,7 @@ func Start(ctx context.Context, c Config) (*Actor, error) {
 // start returns the actor, closed, with an error as well.
 func start(ctx context.Context, c Config) (a *Actor, err error) {
 	m := c.Manifest
-	a = &Actor{manifest: m, logger: c.Logger, recorder: c.Recorder, chain: &chain{}, state: bytes.Clone(m.State), hasState: m.State != nil}
+	a = &Actor{manifest: m, logger: c.Logger, chain: &chain{}, began: time.Now(), state: bytes.Clone(m.State), hasState: m.State != nil}
 	var after uint64
 	if c.resume != nil {
 		a.state, a.hasState = c.resume.State()
@@ -122,6 +126,11 @@ func start(ctx context.Context, c Config) (a *Actor, err error) {
 			after = c.resume.handler.Last()
 		}
 	}
+	recorders := handler.Recorders{a.chain}
+	if c.Recorder != nil {
+		recorders = append(recorders, c.Recorder)
+	}
+	a.recorder = handler.NewCoalescer(recorders)
 	if a.logger == nil {
 		a.logger = slog.New(slog.DiscardHandler)
 	}
@@ -139,7 +148,7 @@ func start(ctx context.Context, c Config) (a *Actor, err error) {
 	if m.Process != nil {
 		config := *m.Process
 		config.Actor, config.Logger, config.After = m.Name, a.logger, after
-		if a.handler, err = handler.New(config, c.Launcher, c.Group, handler.Recorders(a.recorders())); err != nil {
+		if a.handler, err = handler.New(config, c.Launcher, c.Group, a.recorder); err != nil {
 			return a, err
 		}
 	}
@@ -157,6 +166,7 @@ func (a *Actor) begin(ctx context.Context, code []byte) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.load(ctx, code); err != nil {
+		err = tell(err)
 		a.record(handler.Event{Kind: handler.ActorFailed, Error: err.Error()})
 		return err
 	}
@@ -164,17 +174,9 @@ func (a *Actor) begin(ctx context.Context, code []byte) error {
 	return a.init(ctx)
 }
 
-func (a *Actor) recorders() []handler.Recorder {
-	list := []handler.Recorder{a.chain}
-	if a.recorder != nil {
-		list = append(list, a.recorder)
-	}
-	return list
-}
-
 func (a *Actor) record(e handler.Event) {
 	e.Time, e.Actor = time.Now(), a.manifest.Name
-	handler.Recorders(a.recorders()).Record(e.Bounded())
+	a.recorder.Record(e.Bounded())
 }
 
 func readModule(path string) ([]byte, error) {
@@ -201,16 +203,36 @@ func readModule(path string) ([]byte, error) {
 // constants.
 const features = api.CoreFeaturesV2 | experimental.CoreFeaturesExtendedConst | experimental.CoreFeaturesTailCall
 
-// load makes the runtime and, in it, the guest.
-func (a *Actor) load(ctx context.Context, code []byte) (err error) {
+// load makes the runtime and, in it, the guest. Compiled modules that cannot be read
+// or kept, by a broken file or a full disk, do not stop the actor: then it compiles
+// without them.
+func (a *Actor) load(ctx context.Context, code []byte) error {
+	err := a.loadGuest(ctx, code)
+	var broken *compileError
+	if !errors.As(err, &broken) || a.cache == nil || ctx.Err() != nil {
+		return err
+	}
+	a.runtime.Close(ctx)
+	a.cache.Close(ctx)
+	a.cache = nil
+	again := a.loadGuest(ctx, code)
+	if !errors.As(again, new(*compileError)) {
+		a.logger.Warn("the directory of compiled modules is not used: what is in it for this actor is broken or cannot be written; remove it, or make room", "directory", a.cacheDir, "error", tell(err))
+	}
+	return again
+}
+
+func (a *Actor) loadGuest(ctx context.Context, code []byte) (err error) {
 	config := wazero.NewRuntimeConfig().
 		WithMemoryLimitPages(uint32(a.manifest.Memory / wasmPage)).
 		WithCloseOnContextDone(a.manifest.Deadline > 0).
+		WithDebugInfoEnabled(false). // the reader of DWARF panics at what a guest can make up
 		WithCoreFeatures(features)
 	if a.cache != nil {
 		config = config.WithCompilationCache(a.cache)
 	}
 	a.runtime = wazero.NewRuntimeWithConfig(ctx, config)
+	a.memories = linear.New(uint64(a.manifest.Memory))
 	a.mayLeave = true
 	if component.Is(code) {
 		a.guest, err = a.loadComponent(ctx, code)
@@ -232,16 +254,16 @@ func (a *Actor) withDeadline(ctx context.Context) (context.Context, context.Canc
 // ErrDeadline is a call that did not return in time.
 var ErrDeadline = errors.New("the actor missed its deadline")
 
-// explain shortens wazero's errors to what an operator needs.
+// explain shortens errors to what an operator needs.
 func (a *Actor) explain(err error) error {
 	var trap *canon.Trap
 	switch {
 	case errors.As(err, &trap):
-		return trap
+		return tell(trap)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w of %v", ErrDeadline, a.manifest.Deadline)
 	}
-	return err
+	return tell(err)
 }
 
 // fail notes that the actor is done for, records it once and returns err.
@@ -294,6 +316,7 @@ func (a *Actor) Close() error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	defer a.recorder.Close()
 	if a.cache != nil {
 		defer a.cache.Close(context.Background())
 		a.cache = nil
@@ -305,6 +328,7 @@ func (a *Actor) Close() error {
 		a.record(handler.Event{Kind: handler.ActorEnded})
 	}
 	err := a.runtime.Close(context.Background())
+	a.memories.Close()
 	a.runtime, a.alive = nil, false
 	return err
 }

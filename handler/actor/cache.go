@@ -27,6 +27,7 @@ func (a *Actor) openCache(config string) error {
 	}
 	if err == nil {
 		a.cache, err = privateCache(dir)
+		a.cacheDir = dir
 	}
 	switch {
 	case err == nil:

@@ -113,3 +113,39 @@ func TestDefaultCache(t *testing.T) {
 		t.Errorf("%q are kept", kept)
 	}
 }
+
+// TestBrokenCache: whatever is wrong with what is kept, the actor starts, and the
+// log says with what directory.
+func TestBrokenCache(t *testing.T) {
+	for what, spoil := range map[string]func(entry string) error{
+		"a flipped bit": func(entry string) error {
+			b, err := os.ReadFile(entry)
+			b[len(b)/2] ^= 1
+			return errors.Join(err, os.WriteFile(entry, b, 0o600))
+		},
+		"cut short":   func(entry string) error { return os.Truncate(entry, 40) },
+		"empty":       func(entry string) error { return os.Truncate(entry, 0) },
+		"a directory": func(entry string) error { return errors.Join(os.Remove(entry), os.Mkdir(entry, 0o700)) },
+		"not writable": func(entry string) error { // nobody can make a file in /proc
+			dir := filepath.Dir(entry)
+			return errors.Join(os.RemoveAll(dir), os.Symlink("/proc/self", dir))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "cache")
+			if logged, err := loadsWith(t, dir); err != nil || strings.Contains(logged, "is not used") {
+				t.Fatal(err, logged)
+			}
+			kept := files(t, dir)
+			if len(kept) != 1 {
+				t.Fatalf("%q are kept", kept)
+			}
+			if err := spoil(kept[0]); err != nil {
+				t.Fatal(err)
+			}
+			if logged, err := loadsWith(t, dir); err != nil || !strings.Contains(logged, dir) {
+				t.Errorf("%v, log: %s", err, logged)
+			}
+		})
+	}
+}

@@ -20,6 +20,11 @@ const compilers = 2
 // errCompile says that a guest does not compile in time.
 var errCompile = errors.New("it takes longer to compile than this host allows")
 
+// A compileError is one of the engine's while it compiled, not that it took too long.
+type compileError struct{ error }
+
+func (e *compileError) Unwrap() error { return e.error }
+
 // compile runs f, which compiles. wazero looks at the time between functions
 // only, and a hostile one takes minutes: what is late goes on by itself to the
 // end of its function, with the runtime, which the actor no longer has.
@@ -34,7 +39,10 @@ func (a *Actor) compile(ctx context.Context, f func(context.Context) error) erro
 		if err != nil && late {
 			return fmt.Errorf("%w (%v)", errCompile, maxCompile)
 		}
-		return err
+		if err != nil {
+			return &compileError{err}
+		}
+		return nil
 	case <-ctx.Done():
 		err := ctx.Err()
 		runtime, cache := a.runtime, a.cache

@@ -75,7 +75,7 @@ func (a *Actor) componentHost() (*component.Host, error) {
 			functions[iface][name] = component.HostFunction(a.guarded(name, f))
 		}
 	}
-	h := &component.Host{Memory: uint64(a.manifest.Memory), Realloc: a.reallocating}
+	h := &component.Host{Memory: uint64(a.manifest.Memory), Allocator: a.memories, Realloc: a.reallocating}
 	world := &wasi.World{
 		Stdout: &lineLogger{say: func(s string) { a.say(slog.LevelInfo, s) }},
 		Stderr: &lineLogger{say: func(s string) { a.say(slog.LevelWarn, s) }},

@@ -2,16 +2,13 @@ package actor
 
 import (
 	"context"
-	"crypto/rand"
-	"log/slog"
 	"strings"
-	"time"
 
 	"github.com/proscenium-dev/proscenium/wit/canon"
 	"github.com/proscenium-dev/proscenium/wit/wasm"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+	"github.com/tetratelabs/wazero/experimental"
 )
 
 // loadCore compiles, checks and instantiates a core module.
@@ -38,7 +35,7 @@ func (a *Actor) loadCore(ctx context.Context, code []byte) (guest, error) {
 	}
 	ctx, cancel := a.withDeadline(ctx)
 	defer cancel()
-	m, err := a.runtime.InstantiateModule(ctx, compiled, a.moduleConfig())
+	m, err := a.runtime.InstantiateModule(experimental.WithMemoryAllocator(ctx, a.memories), compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
 	if err != nil {
 		return guest{}, a.explain(err)
 	}
@@ -66,23 +63,21 @@ func findExports(m api.Module, names scheme, g *canon.Lowerer) guest {
 // in when the module is instantiated.
 func (a *Actor) provideImports(ctx context.Context, m wazero.CompiledModule, g *canon.Lowerer) error {
 	functions := a.functions()
+	functions[wasip1] = a.wasi()
 	wanted := map[string]bool{}
 	for _, f := range m.ImportedFunctions() {
 		module, _, _ := f.Import()
 		wanted[module] = true
 	}
 	for module := range wanted {
-		if module == wasip1 {
-			if _, err := wasi_snapshot_preview1.Instantiate(ctx, a.runtime); err != nil {
-				return err
-			}
-			continue
-		}
 		iface := strings.TrimPrefix(module, schemes[1].importPrefix)
 		b := a.runtime.NewHostModuleBuilder(module)
 		for name, f := range functions[iface] {
 			s := importSignatures[iface][name]
 			call := a.guarded(name, f)
+			if iface == wasip1 && whileAllocating[name] {
+				call = inTime(f)
+			}
 			b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(ctx context.Context, stack []uint64) {
 				if g.Memory.Memory == nil {
 					panic(&canon.Trap{Reason: name + " was called before the module was instantiated"})
@@ -96,21 +91,3 @@ func (a *Actor) provideImports(ctx context.Context, m wazero.CompiledModule, g *
 	}
 	return nil
 }
-
-// moduleConfig is what WASI offers: clocks, random numbers, and stdout and stderr
-// into the log. No files, no environment, no arguments.
-func (a *Actor) moduleConfig() wazero.ModuleConfig {
-	return wazero.NewModuleConfig().
-		WithName("").
-		WithStartFunctions().
-		WithSysWalltime().
-		WithSysNanotime().
-		WithNanosleep(func(ns int64) { time.Sleep(min(time.Duration(ns), maxSleep)) }).
-		WithRandSource(rand.Reader).
-		WithStdout(&lineLogger{say: func(s string) { a.say(slog.LevelInfo, s) }}).
-		WithStderr(&lineLogger{say: func(s string) { a.say(slog.LevelWarn, s) }})
-}
-
-// maxSleep bounds one sleep of a guest, which holds up its events; its deadline
-// is looked at in between.
-const maxSleep = 10 * time.Millisecond

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"syscall"
 
 	"github.com/proscenium-dev/proscenium/handler"
@@ -109,7 +110,7 @@ func (a *Actor) invokeLocked(ctx context.Context, e event) error {
 		return a.fail(x.name, err)
 	}
 	if refused != nil {
-		a.logger.Error("the actor returned an error", "call", x.name, "error", refused)
+		a.say(slog.LevelError, "the actor returned an error", "call", x.name, "error", refused)
 		a.record(handler.Event{Kind: handler.ActorRefused, Rule: x.name, Error: refused.Error()})
 		if e.export == exportInit {
 			return a.fail(x.name, refused)
@@ -176,6 +177,9 @@ func (a *Actor) exchange(ctx context.Context, x export, e event) (refused, err e
 			return nil, err
 		}
 	}
+	if err := ctx.Err(); err != nil { // it came back, but late
+		return nil, err
+	}
 	if refused == nil {
 		a.state, a.spare, a.hasState = state, a.state, some
 	}
@@ -199,7 +203,7 @@ func liftResult(m canon.Memory, area uint32, spare []byte) (state []byte, some b
 	}
 	if kind == 1 {
 		text, err := l.String(word(4), word(8))
-		return nil, false, fmt.Errorf("the actor says: %s", clip(text, maxError)), err
+		return nil, false, fmt.Errorf("the actor says: %s", printable(clip(text, maxError), "")), err
 	}
 	option, err := m.CaseAt("state", area+4, 2)
 	if err != nil || option == 0 {

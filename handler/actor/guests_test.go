@@ -388,10 +388,16 @@ func TestWASIGivesNothing(t *testing.T) {
 		{"8", "stdin", "0", ""},
 		{"9", "endless writes of nothing", "", ErrDeadline.Error()},
 		{"a", "an import after the deadline", "", ErrDeadline.Error()},
+		{"b", "an import of WASI after the deadline", "", ErrDeadline.Error()},
+		{"c", "more random bytes than there are at once", "", "more random bytes than 1 MiB"},
+		{"d", "more than is written at once", "0", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if asComponents && c.question == "7" { // the adapter's realloc, not the call, is what fails
 				c.err = "is outside of memory"
+			}
+			if asComponents && c.question == "d" { // the adapter writes each of the guest's by itself
+				c.state = "1"
 			}
 			s := newStage(t, cGuest(t, "wasi.c"))
 			s.manifest.State = []byte(c.question)

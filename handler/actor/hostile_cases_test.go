@@ -235,7 +235,7 @@ func (t *table) results() {
 	t.add("state: all of memory", fine, opReturn, state(word(8, 0), wordEnd(12, 0)))
 	t.add("state: more than the host keeps", limit("a state of 68157440 bytes is more than 67108864"), opReturn, roomy, set(1, 1040), state(word(8, 0), word(12, 65<<20)))
 	t.add("err: empty", refused(""), opReturn, failure(wordStr(4, "")))
-	t.add("err: a NUL and a newline", refused("a\x00b\nc"), opReturn, failure(wordStr(4, "a\x00b\nc")))
+	t.add("err: a NUL and a newline", refused(`a\x00b\nc`), opReturn, failure(wordStr(4, "a\x00b\nc")))
 	t.add("err: 1 MiB", refused("xxx"), opReturn, aliases(alias, 1), failure(wordPoint(4, 3<<20), word(8, 1<<20)))
 	t.add("err: more than the host copies", limit("the call passes more data than the host takes"), opReturn, roomy, set(1, 1040), failure(word(4, 0), word(8, 65<<20)))
 }

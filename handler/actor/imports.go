@@ -33,10 +33,18 @@ func (a *Actor) functions() map[string]map[string]hostFunction {
 // guarded refuses calls where the ABI forbids them, and calls of a guest whose
 // time is up: wazero does not look before it enters a host function.
 func (a *Actor) guarded(name string, f hostFunction) hostFunction {
+	f = inTime(f)
 	return func(ctx context.Context, g *canon.Lowerer, stack []uint64) {
 		if !a.mayLeave {
 			panic(&canon.Trap{Reason: name + " was called from cabi_realloc or a post-return function"})
 		}
+		f(ctx, g, stack)
+	}
+}
+
+// inTime is the second half of guarded.
+func inTime(f hostFunction) hostFunction {
+	return func(ctx context.Context, g *canon.Lowerer, stack []uint64) {
 		if err := ctx.Err(); err != nil {
 			panic(err)
 		}
@@ -247,7 +255,7 @@ type logRate struct {
 	n, lost int
 }
 
-func (a *Actor) say(level slog.Level, text string) {
+func (a *Actor) say(level slog.Level, text string, args ...any) {
 	r := &a.logRate
 	if now := time.Now(); now.Sub(r.since) >= time.Second {
 		if r.lost > 0 {
@@ -259,7 +267,7 @@ func (a *Actor) say(level slog.Level, text string) {
 		r.lost++
 		return
 	}
-	a.logger.Log(context.Background(), level, clip(text, maxLog))
+	a.logger.Log(context.Background(), level, clip(text, maxLog), args...)
 }
 
 // lineLogger makes log messages of what a guest writes.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/proscenium-dev/proscenium/wit/canon"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 )
 
 // A HostFunction is what a component imports. g is the memory that the caller's
@@ -18,8 +19,10 @@ type HostFunction func(ctx context.Context, g *canon.Lowerer, stack []uint64)
 // A Host is what components may import, and which of their exports are known.
 type Host struct {
 	// Memory is how many bytes the memories of an instance of a component may
-	// have, all together.
-	Memory uint64
+	// begin with, all together. What they have later is for the Allocator to bound;
+	// nil is the engine's, which does not.
+	Memory    uint64
+	Allocator experimental.MemoryAllocator
 	// Realloc makes the function through which a guest's realloc is called.
 	Realloc func(api.Function) canon.Realloc
 

@@ -84,8 +84,7 @@ type Instance struct {
 // one at a time in a runtime. Close it, whatever comes of it.
 func (c *Compiled) Instantiate(ctx context.Context) (*Instance, error) {
 	i := &Instance{Compiled: c, lowerers: map[[2]coreItem]*canon.Lowerer{}}
-	memory := &memoryBudget{left: c.host.Memory}
-	ctx = experimental.WithMemoryAllocator(ctx, experimental.MemoryAllocatorFunc(memory.allocate))
+	ctx = experimental.WithMemoryAllocator(ctx, c.host.Allocator)
 	trampolines, err := i.makeTrampolines(ctx)
 	if err != nil {
 		return i, err
@@ -221,27 +220,3 @@ func (i *Instance) Close(ctx context.Context) error {
 	i.all = nil
 	return errors.Join(errs...)
 }
-
-// memoryBudget is how many bytes the memories of an instance may still take.
-type memoryBudget struct{ left uint64 }
-
-func (b *memoryBudget) allocate(_, _ uint64) experimental.LinearMemory { return &memory{budget: b} }
-
-type memory struct {
-	budget *memoryBudget
-	bytes  []byte
-}
-
-// Reallocate implements experimental.LinearMemory; nil is no.
-func (m *memory) Reallocate(size uint64) []byte {
-	more := size - uint64(len(m.bytes))
-	if size < uint64(len(m.bytes)) || more > m.budget.left {
-		return nil
-	}
-	m.budget.left -= more
-	m.bytes = append(m.bytes, make([]byte, more)...)
-	return m.bytes
-}
-
-// Free implements experimental.LinearMemory.
-func (m *memory) Free() { m.budget.left, m.bytes = m.budget.left+uint64(len(m.bytes)), nil }

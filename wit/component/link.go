@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/proscenium-dev/proscenium/wit/wasm"
@@ -211,6 +212,9 @@ func (l *linker) instantiation(s *scope, d instantiation) error {
 	if err != nil {
 		return err
 	}
+	if err := l.spend(len(d.args)); err != nil {
+		return err
+	}
 	args := map[string]any{}
 	for _, a := range d.args {
 		if args[a.name], err = s.find(a.reference); err != nil {
@@ -228,6 +232,9 @@ func (l *linker) instantiation(s *scope, d instantiation) error {
 }
 
 func (l *linker) bundle(s *scope, d bundle) (err error) {
+	if err := l.spend(len(d)); err != nil {
+		return err
+	}
 	made := &instance{exports: map[string]any{}}
 	for _, e := range d {
 		if made.exports[e.name], err = s.find(e.reference); err != nil {
@@ -324,9 +331,16 @@ func (l *linker) unknown(c *component) error {
 		return nil
 	}
 	slices.Sort(l.missing)
-	const most = 50
-	if len(l.missing) > most {
-		l.missing = append(l.missing[:most], "…")
+	const most, longest = 50, 256
+	list, more := l.missing, ""
+	if len(list) > most {
+		list, more = list[:most], fmt.Sprintf(" and %d more", len(list)-most)
 	}
-	return fmt.Errorf("it imports what this host does not have: %s", strings.Join(l.missing, ", "))
+	for i, name := range list {
+		if len(name) > longest {
+			name = strings.ToValidUTF8(name[:longest], "") + "…"
+		}
+		list[i] = strconv.Quote(name)
+	}
+	return fmt.Errorf("it imports what this host does not have: %s%s", strings.Join(list, ", "), more)
 }

@@ -65,12 +65,12 @@ func (l *linker) coreExport(i coreInst, name string) (coreItem, bool) {
 }
 
 func (l *linker) coreBundle(s *scope, d coreBundle) (err error) {
+	if err := l.spend(len(d)); err != nil {
+		return err
+	}
 	b := map[string]coreItem{}
 	for _, e := range d {
 		if b[e.name], err = s.findCore(e.reference); err != nil {
-			return err
-		}
-		if err := l.spend(1); err != nil {
 			return err
 		}
 	}
@@ -83,6 +83,9 @@ func (l *linker) coreBundle(s *scope, d coreBundle) (err error) {
 func (l *linker) coreInstantiate(s *scope, d coreInstantiation) error {
 	m, err := at("core module", s.modules, d.module)
 	if err != nil {
+		return err
+	}
+	if err := l.spend(len(d.args)); err != nil {
 		return err
 	}
 	args := map[string]coreInst{}

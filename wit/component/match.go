@@ -8,6 +8,9 @@ func (l *linker) typ(s *scope, d any) (any, error) {
 	case valueDef:
 		return l.valueType(s, d)
 	case functionDef:
+		if err := l.spend(len(d.params)); err != nil {
+			return nil, err
+		}
 		var params []*valueType
 		for _, p := range d.params {
 			t, err := s.value(p)
@@ -43,6 +46,9 @@ func (l *linker) valueType(s *scope, d valueDef) (any, error) {
 			return nil, fmt.Errorf("%s of type %d, which is no resource", kindNames[d.kind], d.index)
 		}
 		return newHandle(d.kind, r), nil
+	}
+	if err := l.spend(len(d.parts) + len(d.labels)); err != nil {
+		return nil, err
 	}
 	parts := make([]*valueType, len(d.parts))
 	for i, p := range d.parts {

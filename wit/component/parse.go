@@ -3,6 +3,7 @@ package component
 import (
 	"bytes"
 	"fmt"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/proscenium-dev/proscenium/wit/wasm"
@@ -123,11 +124,15 @@ func (p *parser) section(id byte, c *component) {
 	}
 }
 
-// name is a name of the component's; of a core item it may be anything.
+// name is a name of the component's, which will be in errors.
 func (p *parser) name() string {
 	b := p.Bytes()
 	if len(b) > maxName || !utf8.Valid(b) {
 		p.Fail("a name of %d bytes, more than %d or not UTF-8", len(b), maxName)
+		return ""
+	}
+	if bytes.ContainsFunc(b, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		p.Fail("the name %.100q has characters that cannot be printed", b)
 		return ""
 	}
 	return string(b)

@@ -9,12 +9,18 @@ import (
 	"fmt"
 )
 
-// Bounds of a module, of the order of browsers'.
+// Bounds of a module, of the order of browsers'. What JavaScript engines have is
+// about StarlingMonkey, the largest of which tools make.
 const (
-	maxImports   = 100000  // likewise exports and types
-	maxFunctions = 1000000 // functions
-	maxFunction  = 1 << 19 // bytes of a function; the largest of JavaScript engines has 171 628
-	maxLocals    = 50000   // of a function
+	maxImports   = 100000     // likewise exports, types, globals, and segments of elements and of data
+	maxFunctions = 1000000    // functions
+	maxFunction  = 1 << 19    // bytes of a function; the largest of JavaScript engines has 171 628
+	maxSignature = 1000       // parameters of a function, and results
+	maxLocals    = 50000      // of a function
+	maxAllLocals = 1000000    // of all functions, with their parameters; JavaScript engines have 120 000
+	maxBulk      = 4096       // fills and copies in a function: each is many instructions of the machine; of JavaScript engines 126
+	maxFlow      = 50_000_000 // locals and parameters of a function, times its blocks and branches, which a compiler multiplies; of JavaScript engines 640 000
+	maxElements  = 1 << 20    // of all segments of elements
 )
 
 // MaxTable is how many elements the tables of an actor should have at most: the
@@ -31,12 +37,17 @@ const MaxTable = 1 << 20
 // for the garbage collector. In the module that is returned functions begin with
 // a loop (code.go).
 //
+// Custom sections are left out. wazero trusts the debugging information that is in
+// them, with which a guest can end the process at its next trap, and it writes the
+// names that are in them into errors, whatever their length.
+//
 // Whether the module is valid is wazero's to say: this follows lengths only.
 func Bound(code []byte, tables int) ([]byte, error) {
 	if !IsModule(code) {
 		return nil, errors.New("it is not a WebAssembly module")
 	}
 	r := NewReader(code[len(header):])
+	b := &bounder{}
 	out := []byte(header)
 	for len(r.b) > 0 {
 		id := r.Byte()
@@ -46,15 +57,18 @@ func Bound(code []byte, tables int) ([]byte, error) {
 		case sectionTable:
 			body = s.tables(tables)
 		case sectionCode:
-			body = s.code()
+			body = b.code(s)
 		default:
-			s.section(id)
+			b.section(s, id)
 		}
 		if r.Err != nil {
 			return nil, fmt.Errorf("the module is cut short: %w", r.Err)
 		}
 		if s.Err != nil {
 			return nil, fmt.Errorf("section %d of the module: %w", id, s.Err)
+		}
+		if id == sectionCustom {
+			continue
 		}
 		out = append(out, id)
 		out = binary.AppendUvarint(out, uint64(len(body)))
@@ -85,28 +99,46 @@ const (
 	sectionDataCount
 )
 
-func (r *Reader) section(id byte) {
+// A bounder is what sections are bounded by together.
+type bounder struct {
+	types     []int // parameters of each
+	functions []int // likewise
+	locals    uint64
+	elements  int
+}
+
+func (b *bounder) section(r *Reader, id byte) {
 	switch id {
 	case sectionCustom:
-		r.custom()
+		r.Bytes() // its name
 	case sectionType:
-		r.atMost(maxImports, r.functionType)
+		r.atMost(maxImports, func() { b.types = append(b.types, r.functionType()) })
 	case sectionImport:
 		r.atMost(maxImports, r.imported)
 	case sectionFunction:
-		r.atMost(maxFunctions, r.Skip)
+		r.atMost(maxFunctions, func() { b.function(r.U32()) })
 	case sectionGlobal:
-		r.Vector(func() { r.valueType(); r.Byte(); r.expression() })
+		r.atMost(maxImports, func() { r.valueType(); r.Byte(); r.expression() })
 	case sectionExport:
 		r.atMost(maxImports, func() { r.Bytes(); r.Byte(); r.Skip() })
 	case sectionElement:
-		r.Vector(r.element)
+		r.atMost(maxImports, func() { b.element(r) })
 	case sectionData:
-		r.Vector(r.data)
+		r.atMost(maxImports, r.data)
 	case sectionMemory, sectionStart, sectionDataCount: // wazero allocates nothing for them
 	default:
 		r.Fail("unknown")
 	}
+}
+
+// function notes how many parameters a function has. A type that is not there
+// wazero refuses.
+func (b *bounder) function(typ uint32) {
+	n := 0
+	if uint64(typ) < uint64(len(b.types)) {
+		n = b.types[typ]
+	}
+	b.functions = append(b.functions, n)
 }
 
 // atMost is Vector for so many elements.
@@ -121,12 +153,17 @@ func (r *Reader) atMost(n int, element func()) {
 	})
 }
 
-func (r *Reader) functionType() {
+func (r *Reader) functionType() (params int) {
 	if form := r.Byte(); form != 0x60 {
 		r.Fail("type of form %#x", form)
 	}
-	r.Vector(r.valueType)
-	r.Vector(r.valueType)
+	results := 0
+	r.Vector(func() { r.valueType(); params++ })
+	r.Vector(func() { r.valueType(); results++ })
+	if n := max(params, results); n > maxSignature {
+		r.Fail("a function of %d parameters or results, more than %d", n, maxSignature)
+	}
+	return params
 }
 
 func (r *Reader) imported() {
@@ -150,7 +187,7 @@ func (r *Reader) imported() {
 
 // element: bit 0 of the kind is passive or declarative, bit 1 an explicit table
 // or declarative, bit 2 expressions instead of indices.
-func (r *Reader) element() {
+func (b *bounder) element(r *Reader) {
 	kind := r.U32()
 	if kind > 7 {
 		r.Fail("element segment of kind %d", kind)
@@ -164,11 +201,17 @@ func (r *Reader) element() {
 	if kind&3 != 0 {
 		r.valueType() // or the kind of element, a byte as well
 	}
+	one := r.Skip
 	if kind&4 != 0 {
-		r.Vector(r.expression)
-	} else {
-		r.Vector(r.Skip)
+		one = r.expression
 	}
+	r.Vector(func() {
+		if b.elements++; b.elements > maxElements {
+			r.Fail("its segments of elements have more than %d", maxElements)
+			return
+		}
+		one()
+	})
 }
 
 func (r *Reader) data() {
@@ -183,29 +226,6 @@ func (r *Reader) data() {
 		r.Fail("data segment of kind %d", kind)
 	}
 	r.Bytes()
-}
-
-// custom follows the one custom section that wazero reads.
-func (r *Reader) custom() {
-	if string(r.Take(r.Count())) != "name" {
-		return
-	}
-	for len(r.b) > 0 {
-		id := r.Byte()
-		s := NewReader(r.Take(r.Count()))
-		named := func() { s.Skip(); s.Bytes() }
-		switch id {
-		case 0: // the module
-			s.Bytes()
-		case 1: // functions
-			s.Vector(named)
-		case 2: // their locals
-			s.Vector(func() { s.Skip(); s.Vector(named) })
-		}
-		if s.Err != nil {
-			r.Fail("%w", s.Err)
-		}
-	}
 }
 
 // tables returns the section with a maximum for each table.

@@ -51,7 +51,7 @@ func Look(code []byte) (Interface, error) {
 		s := NewReader(r.Bytes())
 		switch id {
 		case sectionType:
-			s.Vector(func() { types = append(types, s.since(s.functionType)) })
+			s.Vector(func() { types = append(types, s.since(func() { s.functionType() })) })
 		case sectionImport:
 			s.Vector(func() { x.Imports = append(x.Imports, s.anImport(types)) })
 		case sectionMemory:

@@ -60,6 +60,18 @@ static uint32_t ask(uint8_t question)
 			poll_oneoff(hour, event, 1, &a);
 		theater_log(THEATER_STR("too late"));
 		return 0;
+	case 'b': /* the same, and an import of WASI */
+#pragma clang loop unroll(full)
+		for (int i = 0; i < 60; i++)
+			poll_oneoff(hour, event, 1, &a);
+		spans[0] = (struct span){"too late\n", 9};
+		return fd_write(2, spans, 1, &a);
+	case 'c':
+		return random_get(line, sizeof line) || random_get(line, sizeof line + 1);
+	case 'd': /* how much is written at once */
+		for (int i = 0; i < 1024; i++)
+			spans[i] = (struct span){line, 1000};
+		return fd_write(2, spans, 1024, &a) || a != 65536;
 	}
 	return 99;
 }
