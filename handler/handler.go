@@ -110,6 +110,9 @@ func New(c Config, l *launcher.Launcher, g *cgroup.Group, recorder Recorder) (*H
 	}
 	if c.Unlimited {
 		g = nil
+		if c.Budgets.CPU > 0 {
+			return nil, fmt.Errorf("handler: %w", errNoAccount)
+		}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
