@@ -159,7 +159,7 @@ func (l *Leaf) listen(g *Group) (err error) {
 		return err
 	}
 	if !l.limits.KillOne {
-		l.oom, err = watchOOM(dir("memory"), l.limits.Memory, func() { l.Kill() })
+		l.oom, err = watchOOM(dir("memory"), func() { l.Kill() })
 	}
 	return err
 }
