@@ -158,9 +158,11 @@ func (l *Leaf) listen(g *Group) (err error) {
 	if err := l.stats.openLegacy(dir("memory"), dir("cpu"), dir("cpuacct"), dir("pids")); err != nil {
 		return err
 	}
-	if !l.limits.KillOne {
-		l.oom, err = watchOOM(dir("memory"), func() { l.Kill() })
+	kill := func() { l.Kill() }
+	if l.limits.KillOne {
+		kill = nil
 	}
+	l.oom, err = watchOOM(dir("memory"), kill)
 	return err
 }
 

@@ -44,7 +44,7 @@ type notices struct {
 }
 
 // watchOOM calls kill when the group in dir is out of memory, or a victim of one
-// above it that is.
+// above it that is. Without a kill it only counts.
 func watchOOM(dir string, kill func()) (*oomWatch, error) {
 	w := &oomWatch{dir: dir, kill: kill}
 	here, err := openFile(filepath.Join(dir, oomControl), unix.O_RDONLY)
@@ -67,7 +67,9 @@ func watchOOM(dir string, kill func()) (*oomWatch, error) {
 		w.close()
 		return nil, err
 	}
-	go w.watch()
+	if kill != nil {
+		go w.watch()
+	}
 	return w, nil
 }
 
@@ -128,6 +130,9 @@ func (n *notices) take() (news uint64) {
 
 // look counts: what was told here, and how much of it was of the leaf's own limit.
 func (w *oomWatch) look() (told, own uint64) {
+	if w == nil {
+		return 0, 0
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// The kernel tells a group before those in it. Read the other way round,
@@ -182,15 +187,6 @@ func (w *oomWatch) watch() {
 func killedIn(dir string) bool {
 	control, err := readFile(filepath.Join(dir, oomControl))
 	return err == nil && field(control, "oom_kill") > 0
-}
-
-// hit says whether the leaf's own limit was reached and the tree killed for it.
-func (w *oomWatch) hit() bool {
-	if w == nil {
-		return false
-	}
-	_, own := w.look()
-	return own > 0
 }
 
 func (w *oomWatch) close() {

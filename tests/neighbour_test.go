@@ -87,3 +87,35 @@ func TestVictimDiesWhole(t *testing.T) {
 		t.Errorf("%s, %+v", r.Reason, r.Stat)
 	}
 }
+
+// TestPeakIsNoReason: a leaf that the page cache has once filled, and whose program
+// is killed for a group above later, was not at its own limit.
+func TestPeakIsNoReason(t *testing.T) {
+	testenv.NoLeaks(t)
+	around := limitAround(t)
+	const limit = 48 << 20
+	for _, killOne := range []bool{false, true} {
+		dir := onDisk(t)
+		spec := shell
+		spec.Mounts = []isolate.Mount{isolate.RW(dir)}
+		r := start(t, cgroup.Limits{Memory: limit, KillOne: killOne}, handler.Budgets{Wall: time.Minute}, spec, "/bin/sh", "-c",
+			`cd $0; dd if=/dev/zero of=x bs=1M count=96 2>/dev/null; echo >done; while [ ! -e go ]; do sleep 0.05; done; exec tail /dev/zero`, dir)
+		exists := func() bool { _, err := os.Stat(dir + "/done"); return err == nil }
+		until(t, "the file is written", exists)
+		if s, err := r.Leaf.Stat(); err != nil || s.MemoryPeak < limit-1<<20 || s.OOMs != 0 {
+			t.Errorf("the page cache did not fill the leaf: %+v, %v", s, err)
+		}
+		around(limit / 2)
+		if err := os.WriteFile(dir+"/go", nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if r := r.wait(); r.Reason != handler.OutOfMemoryAbove || r.Stat.OOMs != 0 || r.Stat.OOMKills == 0 {
+			t.Errorf("KillOne %v: %s, %+v", killOne, r.Reason, r.Stat)
+		}
+		around(-1)
+		r = start(t, cgroup.Limits{Memory: limit, KillOne: killOne}, handler.Budgets{Wall: time.Minute}, isolate.Hardened(), "/usr/bin/tail", "/dev/zero")
+		if r := r.wait(); r.Reason != handler.OutOfMemory || r.Stat.OOMs == 0 || r.Stat.OOMKills == 0 {
+			t.Errorf("KillOne %v, at its own limit: %s, %+v", killOne, r.Reason, r.Stat)
+		}
+	}
+}
