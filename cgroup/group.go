@@ -176,6 +176,10 @@ func (g *Group) openLegacy() error {
 		}
 		step("place made")
 	}
+	// The first group in which socket buffers are counted makes the kernel patch its
+	// own code, for milliseconds, and the end of the last one makes it patch it back.
+	// This one stays; -1 is no limit.
+	write(g.legacy["memory"].dir(), socketBuffers, "-1")
 	return nil
 }
 
