@@ -21,12 +21,14 @@
 // ours alone, as a service's with Delegate=yes is. Close moves them back.
 //
 //	our group
-//	└── proscenium-<boot>-<pid namespace>-<pid>-<start>    one per host process
+//	└── proscenium-<boot>-<pid namespace>-<time namespace>-<pid>-<start>
+//	    │                                   one per host process
 //	    ├── supervisor                      this process (unified only)
 //	    └── <name>                          one per program
 //
 // The name says whose it is: Open removes what a dead owner left, and nothing
-// else. Leaves are never used again: a group that was once killed kills what is
+// else; nor what has a name of other namespaces, where a pid is another process
+// and a start is counted from another moment. Leaves are never used again: a group that was once killed kills what is
 // born in it later (Linux 6.18).
 //
 // This package alone imports containerd/cgroups, for writing the limit files.
@@ -364,7 +366,7 @@ func removeInstance(dir string) error {
 
 const namePrefix = "proscenium-"
 
-// instanceName is unique over reboots, pid namespaces and reuse of pids.
+// instanceName is unique over reboots, namespaces and reuse of pids.
 func instanceName(pid int) (string, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -374,14 +376,29 @@ func instanceName(pid int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var ns unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/pid", &ns); err != nil {
-		return "", &os.PathError{Op: "stat", Path: "/proc/self/ns/pid", Err: err}
+	pids, err := namespace("pid")
+	if err != nil {
+		return "", err
 	}
-	return fmt.Sprintf("%s%s-%d-%d-%d", namePrefix, boot[:8], ns.Ino, pid, start), nil
+	clocks, err := namespace("time")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // Linux 5.6
+		return "", err
+	}
+	return fmt.Sprintf("%s%s-%d-%d-%d-%d", namePrefix, boot[:8], pids, clocks, pid, start), nil
 }
 
-// startTime is the process's start in clock ticks since boot: proc_pid_stat(5).
+// namespace is the number of the one that this process is in.
+func namespace(kind string) (uint64, error) {
+	name := "/proc/self/ns/" + kind
+	var s unix.Stat_t
+	if err := unix.Stat(name, &s); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	return s.Ino, nil
+}
+
+// startTime is the process's start in clock ticks since boot, as this process's
+// time namespace has it: proc_pid_stat(5).
 func startTime(pid int) (uint64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -427,7 +444,7 @@ func sweep(dir string) {
 func abandoned(name string) bool {
 	rest, ok := strings.CutPrefix(name, namePrefix)
 	parts := strings.Split(rest, "-")
-	if !ok || len(parts) != 4 {
+	if !ok || len(parts) != 5 {
 		return false
 	}
 	own, err := instanceName(os.Getpid())
@@ -435,21 +452,31 @@ func abandoned(name string) bool {
 		return false
 	}
 	mine := strings.Split(strings.TrimPrefix(own, namePrefix), "-")
-	pid, err := strconv.Atoi(parts[2])
+	pid, err := strconv.Atoi(parts[3])
 	if err != nil || pid <= 0 {
 		return false
 	}
 	if parts[0] != mine[0] {
 		return true // of an earlier boot
 	}
-	if parts[1] != mine[1] {
-		return false // its pids mean nothing here
+	if parts[1] != mine[1] || parts[2] != mine[2] {
+		return false // its pids or its times mean nothing here
 	}
-	current, err := instanceName(pid)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+	return dead(pid, parts[4])
+}
+
+// dead says whether the process with that start is gone. That /proc does not show
+// it proves nothing: with hidepid it shows nobody else's.
+func dead(pid int, start string) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	if err == unix.ESRCH {
 		return true
 	}
-	return err == nil && current != name
+	found, err := startTime(pid)
+	return err == nil && strconv.FormatUint(found, 10) != start
 }
 
 // killAndRemove ends what a dead owner's programs still are. Not who is in its
