@@ -194,7 +194,7 @@ func (h *Handler) spawn(ctx context.Context, r ProcessConfig, sink Sink, e *Even
 	s.cmd.Env, s.cmd.Dir = m.env, r.Cwd
 	p.attach(s, m)
 	p.start = time.Now()
-	p.lastLook = p.start
+	p.meter.at = p.start
 	if p.cell, err = s.start(h, m); err != nil {
 		s.cancel()
 		hostIDs.release(s.hostID)
