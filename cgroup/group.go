@@ -47,6 +47,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -132,6 +133,9 @@ func Open() (*Group, error) {
 	g := &Group{legacy: map[string]hierarchy{}}
 	if l.unified != nil {
 		h := *l.unified
+		if len(l.legacy) == 0 {
+			defer lock(h.dir())()
+		}
 		sweep(h.dir())
 		h.group = filepath.Join(h.group, id)
 		g.unified = &h
@@ -302,7 +306,8 @@ func write(dir, file, text string) error {
 	return err
 }
 
-// Close removes this process's place. Leaves must have been closed before.
+// Close removes this process's place, and what is left of leaves that are just
+// being closed. Nothing may live in them any more.
 func (g *Group) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -314,6 +319,7 @@ func (g *Group) Close() error {
 		c.close()
 	}
 	if len(g.legacy) == 0 {
+		defer lock(filepath.Dir(g.unified.dir()))()
 		g.leaveSupervisor()
 	}
 	var errs []error
@@ -325,23 +331,80 @@ func (g *Group) Close() error {
 	return errors.Join(errs...)
 }
 
-// leaveSupervisor moves this process, and who came along, back where they came
-// from, which the controllers forbid while they are enabled there: they are
-// switched off, unless another instance lives beside us. Then the supervisor leaf
-// stays, with who is in it, until it is empty and somebody sweeps.
+// leaveSupervisor moves this process, and who came along, out of the supervisor
+// leaf. The last instance moves them back where they came from, which the
+// controllers forbid while they are enabled there: they are switched off. Before
+// that it takes along who sits in what dead instances left. Another one hands them
+// to an instance that lives, and so leaves nothing either.
 func (g *Group) leaveSupervisor() {
 	own := g.unified.dir()
 	parent := filepath.Dir(own)
-	sweep(parent) // the dead are nobody: who leaves last takes their groups along
-	others, _ := filepath.Glob(filepath.Join(parent, namePrefix+"*"))
-	if len(others) > 1 {
-		return
+	sweep(parent)
+	living, dead := instances(parent, own)
+	places := append(dead, own)
+	to := parent
+	if len(living) > 0 {
+		to = filepath.Join(living[0], supervisor)
+	} else {
+		for _, c := range append([]string{"io"}, required...) {
+			for _, dir := range append(places, parent) {
+				write(dir, "cgroup.subtree_control", "-"+c)
+			}
+		}
 	}
-	for _, c := range append([]string{"io"}, required...) {
-		write(own, "cgroup.subtree_control", "-"+c)
-		write(parent, "cgroup.subtree_control", "-"+c)
+	for _, dir := range places {
+		vacate(filepath.Join(dir, supervisor), to)
 	}
-	moveMembers(filepath.Join(own, supervisor), parent)
+	for _, dir := range dead {
+		removeInstance(dir)
+	}
+}
+
+// instances are those in parent beside own.
+func instances(parent, own string) (living, dead []string) {
+	all, _ := filepath.Glob(filepath.Join(parent, namePrefix+"*"))
+	for _, dir := range all {
+		switch {
+		case dir == own:
+		case abandoned(filepath.Base(dir)):
+			dead = append(dead, dir)
+		default:
+			living = append(living, dir)
+		}
+	}
+	return living, dead
+}
+
+// vacateTimeout is how long a process may take to end.
+const vacateTimeout = time.Second
+
+// vacate moves every process in from into to. One that is just ending cannot be
+// moved any more, and is waited for.
+func vacate(from, to string) {
+	for deadline := time.Now().Add(vacateTimeout); moveMembers(from, to) == nil && time.Now().Before(deadline); {
+		if members, err := readFile(filepath.Join(from, "cgroup.procs")); err != nil || len(members) == 0 {
+			return
+		}
+		awaitEmpty(from, time.Millisecond)
+	}
+}
+
+// lockTimeout is for an instance that was stopped in between. What is locked is
+// quick, and what could go wrong without it is a leftover.
+const lockTimeout = 5 * time.Second
+
+// lock lets one process at a time come into dir or leave it, so that there is always
+// a last one. It returns what unlocks.
+func lock(dir string) (unlock func()) {
+	f, err := openFile(dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return func() {} // what follows will say why
+	}
+	deadline := time.Now().Add(lockTimeout)
+	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	return func() { f.Close() }
 }
 
 // removeInstance removes an instance's group with its empty leaves. A supervisor

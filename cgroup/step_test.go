@@ -16,6 +16,7 @@ import (
 const (
 	stepVariable  = "PROSCENIUM_TEST_STEP"
 	judgeVariable = "PROSCENIUM_TEST_JUDGE" // the name of an instance
+	guestVariable = "PROSCENIUM_TEST_GUEST"
 )
 
 func TestMain(m *testing.M) {
@@ -25,6 +26,10 @@ func TestMain(m *testing.M) {
 	}
 	if name, ok := os.LookupEnv(judgeVariable); ok {
 		fmt.Println(abandoned(name))
+		os.Exit(0)
+	}
+	if _, ok := os.LookupEnv(guestVariable); ok {
+		guestRole()
 		os.Exit(0)
 	}
 	os.Exit(m.Run())

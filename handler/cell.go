@@ -251,7 +251,8 @@ func (c *Cell) Pid() (int, error) { return c.cmd.Process.Pid() }
 // Gone is closed when nothing of the program is left and Wait would not wait.
 func (c *Cell) Gone() <-chan struct{} { return c.done }
 
-// Wait waits until nothing of the program is left and its leaf is removed.
+// Wait waits until nothing of the program is left. Its leaf is removed a moment
+// later, which no exit waits for: Leaf.Close and Group.Close do.
 func (c *Cell) Wait() Result {
 	<-c.done
 	return c.result
