@@ -21,12 +21,14 @@
 // ours alone, as a service's with Delegate=yes is. Close moves them back.
 //
 //	our group
-//	└── proscenium-<boot>-<pid namespace>-<pid>-<start>    one per host process
+//	└── proscenium-<boot>-<pid namespace>-<time namespace>-<pid>-<start>
+//	    │                                   one per host process
 //	    ├── supervisor                      this process (unified only)
 //	    └── <name>                          one per program
 //
 // The name says whose it is: Open removes what a dead owner left, and nothing
-// else. Leaves are never used again: a group that was once killed kills what is
+// else; nor what has a name of other namespaces, where a pid is another process
+// and a start is counted from another moment. Leaves are never used again: a group that was once killed kills what is
 // born in it later (Linux 6.18).
 //
 // This package alone imports containerd/cgroups, for writing the limit files.
@@ -45,6 +47,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -130,6 +133,9 @@ func Open() (*Group, error) {
 	g := &Group{legacy: map[string]hierarchy{}}
 	if l.unified != nil {
 		h := *l.unified
+		if len(l.legacy) == 0 {
+			defer lock(h.dir())()
+		}
 		sweep(h.dir())
 		h.group = filepath.Join(h.group, id)
 		g.unified = &h
@@ -176,6 +182,10 @@ func (g *Group) openLegacy() error {
 		}
 		step("place made")
 	}
+	// The first group in which socket buffers are counted makes the kernel patch its
+	// own code, for milliseconds, and the end of the last one makes it patch it back.
+	// This one stays; -1 is no limit.
+	write(g.legacy["memory"].dir(), socketBuffers, "-1")
 	return nil
 }
 
@@ -296,7 +306,8 @@ func write(dir, file, text string) error {
 	return err
 }
 
-// Close removes this process's place. Leaves must have been closed before.
+// Close removes this process's place, and what is left of leaves that are just
+// being closed. Nothing may live in them any more.
 func (g *Group) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -308,6 +319,7 @@ func (g *Group) Close() error {
 		c.close()
 	}
 	if len(g.legacy) == 0 {
+		defer lock(filepath.Dir(g.unified.dir()))()
 		g.leaveSupervisor()
 	}
 	var errs []error
@@ -319,23 +331,80 @@ func (g *Group) Close() error {
 	return errors.Join(errs...)
 }
 
-// leaveSupervisor moves this process, and who came along, back where they came
-// from, which the controllers forbid while they are enabled there: they are
-// switched off, unless another instance lives beside us. Then the supervisor leaf
-// stays, with who is in it, until it is empty and somebody sweeps.
+// leaveSupervisor moves this process, and who came along, out of the supervisor
+// leaf. The last instance moves them back where they came from, which the
+// controllers forbid while they are enabled there: they are switched off. Before
+// that it takes along who sits in what dead instances left. Another one hands them
+// to an instance that lives, and so leaves nothing either.
 func (g *Group) leaveSupervisor() {
 	own := g.unified.dir()
 	parent := filepath.Dir(own)
-	sweep(parent) // the dead are nobody: who leaves last takes their groups along
-	others, _ := filepath.Glob(filepath.Join(parent, namePrefix+"*"))
-	if len(others) > 1 {
-		return
+	sweep(parent)
+	living, dead := instances(parent, own)
+	places := append(dead, own)
+	to := parent
+	if len(living) > 0 {
+		to = filepath.Join(living[0], supervisor)
+	} else {
+		for _, c := range append([]string{"io"}, required...) {
+			for _, dir := range append(places, parent) {
+				write(dir, "cgroup.subtree_control", "-"+c)
+			}
+		}
 	}
-	for _, c := range append([]string{"io"}, required...) {
-		write(own, "cgroup.subtree_control", "-"+c)
-		write(parent, "cgroup.subtree_control", "-"+c)
+	for _, dir := range places {
+		vacate(filepath.Join(dir, supervisor), to)
 	}
-	moveMembers(filepath.Join(own, supervisor), parent)
+	for _, dir := range dead {
+		removeInstance(dir)
+	}
+}
+
+// instances are those in parent beside own.
+func instances(parent, own string) (living, dead []string) {
+	all, _ := filepath.Glob(filepath.Join(parent, namePrefix+"*"))
+	for _, dir := range all {
+		switch {
+		case dir == own:
+		case abandoned(filepath.Base(dir)):
+			dead = append(dead, dir)
+		default:
+			living = append(living, dir)
+		}
+	}
+	return living, dead
+}
+
+// vacateTimeout is how long a process may take to end.
+const vacateTimeout = time.Second
+
+// vacate moves every process in from into to. One that is just ending cannot be
+// moved any more, and is waited for.
+func vacate(from, to string) {
+	for deadline := time.Now().Add(vacateTimeout); moveMembers(from, to) == nil && time.Now().Before(deadline); {
+		if members, err := readFile(filepath.Join(from, "cgroup.procs")); err != nil || len(members) == 0 {
+			return
+		}
+		awaitEmpty(from, time.Millisecond)
+	}
+}
+
+// lockTimeout is for an instance that was stopped in between. What is locked is
+// quick, and what could go wrong without it is a leftover.
+const lockTimeout = 5 * time.Second
+
+// lock lets one process at a time come into dir or leave it, so that there is always
+// a last one. It returns what unlocks.
+func lock(dir string) (unlock func()) {
+	f, err := openFile(dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return func() {} // what follows will say why
+	}
+	deadline := time.Now().Add(lockTimeout)
+	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	return func() { f.Close() }
 }
 
 // removeInstance removes an instance's group with its empty leaves. A supervisor
@@ -360,7 +429,7 @@ func removeInstance(dir string) error {
 
 const namePrefix = "proscenium-"
 
-// instanceName is unique over reboots, pid namespaces and reuse of pids.
+// instanceName is unique over reboots, namespaces and reuse of pids.
 func instanceName(pid int) (string, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -370,14 +439,29 @@ func instanceName(pid int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var ns unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/pid", &ns); err != nil {
-		return "", &os.PathError{Op: "stat", Path: "/proc/self/ns/pid", Err: err}
+	pids, err := namespace("pid")
+	if err != nil {
+		return "", err
 	}
-	return fmt.Sprintf("%s%s-%d-%d-%d", namePrefix, boot[:8], ns.Ino, pid, start), nil
+	clocks, err := namespace("time")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // Linux 5.6
+		return "", err
+	}
+	return fmt.Sprintf("%s%s-%d-%d-%d-%d", namePrefix, boot[:8], pids, clocks, pid, start), nil
 }
 
-// startTime is the process's start in clock ticks since boot: proc_pid_stat(5).
+// namespace is the number of the one that this process is in.
+func namespace(kind string) (uint64, error) {
+	name := "/proc/self/ns/" + kind
+	var s unix.Stat_t
+	if err := unix.Stat(name, &s); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	return s.Ino, nil
+}
+
+// startTime is the process's start in clock ticks since boot, as this process's
+// time namespace has it: proc_pid_stat(5).
 func startTime(pid int) (uint64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -423,7 +507,7 @@ func sweep(dir string) {
 func abandoned(name string) bool {
 	rest, ok := strings.CutPrefix(name, namePrefix)
 	parts := strings.Split(rest, "-")
-	if !ok || len(parts) != 4 {
+	if !ok || len(parts) != 5 {
 		return false
 	}
 	own, err := instanceName(os.Getpid())
@@ -431,21 +515,31 @@ func abandoned(name string) bool {
 		return false
 	}
 	mine := strings.Split(strings.TrimPrefix(own, namePrefix), "-")
-	pid, err := strconv.Atoi(parts[2])
+	pid, err := strconv.Atoi(parts[3])
 	if err != nil || pid <= 0 {
 		return false
 	}
 	if parts[0] != mine[0] {
 		return true // of an earlier boot
 	}
-	if parts[1] != mine[1] {
-		return false // its pids mean nothing here
+	if parts[1] != mine[1] || parts[2] != mine[2] {
+		return false // its pids or its times mean nothing here
 	}
-	current, err := instanceName(pid)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+	return dead(pid, parts[4])
+}
+
+// dead says whether the process with that start is gone. That /proc does not show
+// it proves nothing: with hidepid it shows nobody else's.
+func dead(pid int, start string) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	if err == unix.ESRCH {
 		return true
 	}
-	return err == nil && current != name
+	found, err := startTime(pid)
+	return err == nil && strconv.FormatUint(found, 10) != start
 }
 
 // killAndRemove ends what a dead owner's programs still are. Not who is in its

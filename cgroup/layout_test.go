@@ -44,11 +44,11 @@ func TestParseLayout(t *testing.T) {
 
 func TestOutOfSupervisor(t *testing.T) {
 	for group, want := range map[string]string{
-		"/a/proscenium-0-9-1-2/supervisor": "/a",
-		"/proscenium-0-9-1-2/supervisor":   "/",
-		"/a/supervisor":                    "/a/supervisor",
-		"/a/proscenium-0-9-1-2/1-sort":     "/a/proscenium-0-9-1-2/1-sort",
-		"/":                                "/",
+		"/a/proscenium-0-9-8-1-2/supervisor": "/a",
+		"/proscenium-0-9-8-1-2/supervisor":   "/",
+		"/a/supervisor":                      "/a/supervisor",
+		"/a/proscenium-0-9-8-1-2/1-sort":     "/a/proscenium-0-9-8-1-2/1-sort",
+		"/":                                  "/",
 	} {
 		if h := outOfSupervisor(hierarchy{group: group}); h.group != want {
 			t.Errorf("%s: %s, want %s", group, h.group, want)
@@ -62,27 +62,54 @@ func TestOnlyTheDeadAreAbandoned(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := strings.Split(mine, "-")
+	named := func(parts ...string) string { return namePrefix + strings.Join(parts, "-") }
 	for name, want := range map[string]bool{
 		mine: false,
 		// Another boot, another start of a process with this id: that one is dead.
-		fmt.Sprintf("proscenium-00000000-%s-%s-%s", parts[2], parts[3], parts[4]): true,
-		fmt.Sprintf("proscenium-00000000-1-%s-%s", parts[3], parts[4]):            true,
-		fmt.Sprintf("proscenium-%s-%s-%s-1", parts[1], parts[2], parts[3]):        true,
-		fmt.Sprintf("proscenium-%s-%s-4194300-1", parts[1], parts[2]):             true,
-		// In another pid namespace the id may be a living process's.
-		fmt.Sprintf("proscenium-%s-1-4194300-1", parts[1]): false,
-		"proscenium":               false,
-		"proscenium-":              false,
-		"proscenium-a-b-c-d":       false,
-		"proscenium-a-1-0-1":       false,
-		"proscenium-a-1--5-1":      false,
-		"someone-else-1-2-3":       false,
-		"proscenium-a-1-1-2-extra": false,
-		"proscenium-a-4194300-1":   false,
-		"supervisor":               false,
+		named("00000000", parts[2], parts[3], parts[4], parts[5]): true,
+		named("00000000", "1", "1", parts[4], parts[5]):           true,
+		named(parts[1], parts[2], parts[3], parts[4], "1"):        true,
+		named(parts[1], parts[2], parts[3], "4194300", "1"):       true,
+		// In another pid namespace the id may be a living process's, and in another
+		// time namespace the start another number.
+		named(parts[1], "1", parts[3], "4194300", "1"): false,
+		named(parts[1], parts[2], "1", parts[4], "1"):  false,
+		"proscenium":                false,
+		"proscenium-":               false,
+		"proscenium-a-b-c-d-e":      false,
+		"proscenium-a-1-1-0-1":      false,
+		"proscenium-a-1-1--5-1":     false,
+		"someone-else-1-2-3-4":      false,
+		"proscenium-a-1-1-1-1-more": false,
+		"proscenium-a-4194300-1":    false,
+		"supervisor":                false,
 	} {
 		if got := abandoned(name); got != want {
 			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// TestTheLivingElsewhere: who sees this process's start as another number, or does
+// not see this process at all, does not take it for dead.
+func TestTheLivingElsewhere(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("namespaces with another clock, and mounts of /proc, are root's to make")
+	}
+	name, err := instanceName(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := exec.Command("unshare", "--time", "--boottime", "100000", "--fork", self)
+	hidden := exec.Command("unshare", "--mount", "sh", "-c", `mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$0"`, self)
+	for what, cmd := range map[string]*exec.Cmd{"another clock": clock, "hidepid": hidden} {
+		cmd.Env = append(os.Environ(), judgeVariable+"="+name)
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "false\n" {
+			t.Errorf("%s: abandoned: %s, %v", what, out, err)
 		}
 	}
 }

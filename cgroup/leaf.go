@@ -145,7 +145,7 @@ func (l *Leaf) limit(g *Group) (err error) {
 		}
 	}
 	step("limits read back")
-	l.describe(g)
+	l.describe(g, settings)
 	if len(g.legacy) == 0 {
 		return l.stats.openUnified(l.unified.Name())
 	}
@@ -158,21 +158,31 @@ func (l *Leaf) listen(g *Group) (err error) {
 	if err := l.stats.openLegacy(dir("memory"), dir("cpu"), dir("cpuacct"), dir("pids")); err != nil {
 		return err
 	}
-	if !l.limits.KillOne {
-		l.oom, err = watchOOM(dir("memory"), l.limits.Memory, func() { l.Kill() })
+	kill := func() { l.Kill() }
+	if l.limits.KillOne {
+		kill = nil
 	}
+	l.oom, err = watchOOM(dir("memory"), kill)
 	return err
 }
 
 // describe says what holds, in words for reports and the audit log: the leaf's
 // limits, and those of groups above it that are tighter.
-func (l *Leaf) describe(g *Group) {
+func (l *Leaf) describe(g *Group, settings []setting) {
 	add := func(format string, args ...any) { l.enforced = append(l.enforced, fmt.Sprintf(format, args...)) }
 	tree := "the whole tree dies"
 	if l.limits.KillOne {
 		tree = "one process dies"
 	}
 	add("memory: %d bytes, no swap, %s when it runs out%s", l.limits.Memory, tree, g.above("memory", float64(l.limits.Memory)))
+	if len(g.legacy) > 0 {
+		limited := slices.ContainsFunc(settings, func(s setting) bool { return s.file == socketBuffers })
+		if limited {
+			add("tcp and udp buffers: kept small from %d bytes on, beside the memory", l.limits.Memory)
+		} else {
+			add("tcp and udp buffers: NOT limited, this kernel has no %s", socketBuffers)
+		}
+	}
 	add("cpu: %g cores over %v%s", l.limits.CPU, l.limits.CPUPeriod, g.above("cpu", l.limits.CPU))
 	add("pids: %d%s", l.limits.Pids, g.above("pids", float64(l.limits.Pids)))
 	for _, io := range l.limits.IO {

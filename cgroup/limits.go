@@ -163,6 +163,11 @@ func (l Limits) writeUnified(mount, group string) ([]setting, error) {
 	return append(settings, io...), err
 }
 
+// socketBuffers is of TCP and UDP. In v2 memory.max holds them as well; v1 counts
+// them by themselves, and only once they have a limit, above which each socket keeps
+// the least that it works with.
+const socketBuffers = "memory.kmem.tcp.limit_in_bytes"
+
 // writeLegacy sets the limits of the v1 groups. The whole tree dies
 // when memory runs out because the leaf listens: see oom.go.
 func (l Limits) writeLegacy(h map[string]hierarchy, leaf string) ([]setting, error) {
@@ -187,6 +192,10 @@ func (l Limits) writeLegacy(h map[string]hierarchy, leaf string) ([]setting, err
 		return nil, errors.New("this host swaps, and its kernel does not account swap to memory groups (boot it with swapaccount=1): a memory limit would not hold")
 	} else {
 		resources.Memory.Swap = nil
+	}
+	if _, err := os.Stat(filepath.Join(dir("memory"), socketBuffers)); err == nil {
+		resources.Memory.KernelTCP = &memory
+		settings = append(settings, setting{dir("memory"), socketBuffers, strconv.FormatInt(memory, 10)})
 	}
 	for _, c := range []struct {
 		name   string

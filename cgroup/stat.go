@@ -32,8 +32,8 @@ type Stat struct {
 
 	// OOMs is how often memory ran out at the leaf's own limit (memory.events:
 	// oom). With OOMKills and none of these it ran out above: in an ancestor, or
-	// on the whole host. v1 does not count them: there it is OOMKills, if the
-	// peak is (all but) the limit.
+	// on the whole host. v1 does not count them: there we do, see oomWatch. That
+	// the peak was at the limit means nothing: the page cache brings it there.
 	OOMs uint64
 
 	// What processes waited for. All zero with v1 controllers, whose kernel
@@ -127,11 +127,11 @@ func (l *Leaf) Stat() (Stat, error) {
 	s.MemoryPeak, _ = number(read(f.dirMemory, f.peakFile)) // absent before 5.19
 	events := read(f.dirMemory, f.events)
 	s.OOMKills, s.OOMs = field(events, "oom_kill"), field(events, "oom")
-	if s.OOMKills == 0 && l.oom.hit() {
-		s.OOMKills = 1 // our kill was quicker than the kernel's, for the same reason
-	}
-	if limit := uint64(l.limits.Memory); f.legacy && s.MemoryPeak >= limit-limit/16 {
-		s.OOMs = s.OOMKills
+	if f.legacy {
+		_, s.OOMs = l.oom.look()
+		if s.OOMKills == 0 && s.OOMs > 0 && !l.limits.KillOne {
+			s.OOMKills = 1 // our kill was quicker than the kernel's, for the same reason
+		}
 	}
 	s.Pids, _ = number(read(f.dirPids, "pids.current"))
 	s.PidsRefused = field(read(f.dirPids, "pids.events"), "max")

@@ -13,11 +13,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const stepVariable = "PROSCENIUM_TEST_STEP"
+const (
+	stepVariable  = "PROSCENIUM_TEST_STEP"
+	judgeVariable = "PROSCENIUM_TEST_JUDGE" // the name of an instance
+	guestVariable = "PROSCENIUM_TEST_GUEST"
+)
 
 func TestMain(m *testing.M) {
 	if at, ok := os.LookupEnv(stepVariable); ok {
 		stepsRole(at)
+		os.Exit(0)
+	}
+	if name, ok := os.LookupEnv(judgeVariable); ok {
+		fmt.Println(abandoned(name))
+		os.Exit(0)
+	}
+	if _, ok := os.LookupEnv(guestVariable); ok {
+		guestRole()
 		os.Exit(0)
 	}
 	os.Exit(m.Run())

@@ -36,7 +36,8 @@ type Budgets struct {
 	// Wall is the time from the start to the end. At its end the program gets
 	// SIGTERM and, Grace later, everything of it is killed.
 	Wall time.Duration
-	// CPU is the processor time of all its processes together, kept the same way.
+	// CPU is the processor time of all its processes together, kept the same way. The
+	// leaf counts it: without one it is an error.
 	CPU time.Duration
 	// Output is the bytes of stdout and stderr together; what comes beyond kills
 	// the program. Kept by a Handler.
@@ -47,6 +48,9 @@ type Budgets struct {
 
 // NoLimits is in Enforced where limits were left out by explicit word.
 const NoLimits = "limits: NONE, by request"
+
+// errNoAccount refuses a budget that would be accepted and never kept.
+var errNoAccount = errors.New("a budget of CPU time needs a control group, which counts it: give one, or leave Budgets.CPU out")
 
 // DefaultGrace is what a program has to end by itself.
 const DefaultGrace = 2 * time.Second
@@ -112,6 +116,10 @@ func PrepareCell(cmd *launcher.Cmd, group *cgroup.Group, limits cgroup.Limits) (
 // Start starts the program of a warm cell, whose Cmd was given its Path, Args, Env
 // and Dir. After an error nothing is left.
 func (c *Cell) Start(budgets Budgets) error {
+	if budgets.CPU > 0 && c.Leaf == nil {
+		c.Release()
+		return errNoAccount
+	}
 	c.grace = budgets.Grace
 	if c.grace == 0 {
 		c.grace = DefaultGrace
@@ -133,7 +141,7 @@ func (c *Cell) Start(budgets Budgets) error {
 		c.Enforced = append(c.Enforced, fmt.Sprintf("wall clock: %v", budgets.Wall))
 		c.after(budgets.Wall, func() { c.End(TimedOut) })
 	}
-	if budgets.CPU > 0 && c.Leaf != nil {
+	if budgets.CPU > 0 {
 		c.Enforced = append(c.Enforced, fmt.Sprintf("cpu time: %v", budgets.CPU))
 		c.watchCPU(budgets.CPU)
 	}
@@ -243,7 +251,8 @@ func (c *Cell) Pid() (int, error) { return c.cmd.Process.Pid() }
 // Gone is closed when nothing of the program is left and Wait would not wait.
 func (c *Cell) Gone() <-chan struct{} { return c.done }
 
-// Wait waits until nothing of the program is left and its leaf is removed.
+// Wait waits until nothing of the program is left. Its leaf is removed a moment
+// later, which no exit waits for: Leaf.Close and Group.Close do.
 func (c *Cell) Wait() Result {
 	<-c.done
 	return c.result

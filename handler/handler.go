@@ -111,6 +111,9 @@ func New(c Config, l *launcher.Launcher, g *cgroup.Group, recorder Recorder) (*H
 	}
 	if c.Unlimited {
 		g = nil
+		if c.Budgets.CPU > 0 {
+			return nil, fmt.Errorf("handler: %w", errNoAccount)
+		}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -197,7 +200,7 @@ func (h *Handler) spawn(ctx context.Context, r ProcessConfig, sink Sink, e *Even
 	s.cmd.Env, s.cmd.Dir = m.env, r.Cwd
 	p.attach(s, m)
 	p.start = time.Now()
-	p.lastLook = p.start
+	p.meter.at = p.start
 	if p.cell, err = s.start(h, m); err != nil {
 		s.cancel()
 		hostIDs.release(s.hostID)

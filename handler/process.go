@@ -37,7 +37,7 @@ type Status struct {
 	ExitCode int // once it is not running
 	Reason   Reason
 	Start    time.Time
-	CPU      float32 // percent of one core since the previous Status call, or the start
+	CPU      float32 // percent of one core since a Status call at least 20 ms ago, or the start
 	Memory   uint64  // bytes in use
 }
 
@@ -59,8 +59,7 @@ type process struct {
 	exiting   bool
 	forgotten bool // its exit has been delivered
 	result    Result
-	lastCPU   time.Duration
-	lastLook  time.Time
+	meter     meter
 
 	mu    sync.Mutex // guards used
 	space sync.Cond  // used has become less, or reading is over
@@ -210,13 +209,29 @@ func (p *process) status() Status {
 	if err != nil {
 		return s // it is just ending
 	}
-	now := time.Now()
-	if d := now.Sub(p.lastLook); d > 0 {
-		s.CPU = float32(100 * float64(u.CPU-p.lastCPU) / float64(d))
-	}
-	p.lastCPU, p.lastLook = u.CPU, now
-	s.Memory = u.Memory
+	s.CPU, s.Memory = p.meter.read(u.CPU, time.Now()), u.Memory
 	return s
+}
+
+// A meter makes percent of one core out of two looks at CPU time.
+type meter struct {
+	at      time.Time
+	cpu     time.Duration
+	percent float32
+}
+
+// meterStep is the least between two looks. The kernel's count moves in steps of
+// up to a tick (10 ms at HZ=100): over microseconds it is nothing or many cores.
+const meterStep = 20 * time.Millisecond
+
+// read is the share since the last look; for one that comes too soon, what the
+// last one said.
+func (m *meter) read(cpu time.Duration, now time.Time) float32 {
+	if d := now.Sub(m.at); d >= meterStep {
+		m.percent = float32(100 * float64(cpu-m.cpu) / float64(d))
+		m.cpu, m.at = cpu, now
+	}
+	return m.percent
 }
 
 func (s State) String() string {

@@ -54,6 +54,32 @@ var hogs = map[string]func(int) (int, error){
 			return err
 		})
 	},
+	"tcp buffers": func(n int) (int, error) {
+		l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+		if err != nil {
+			return 0, err
+		}
+		if err := unix.Bind(l, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+			return 0, err
+		}
+		if err := unix.Listen(l, 1); err != nil {
+			return 0, err
+		}
+		address, err := unix.Getsockname(l)
+		if err != nil {
+			return 0, err
+		}
+		return stuff(n, func(fds *[2]int) (err error) {
+			if fds[0], err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0); err != nil {
+				return err
+			}
+			if err := unix.Connect(fds[0], address); err != nil {
+				return err
+			}
+			fds[1], _, err = unix.Accept4(l, unix.SOCK_NONBLOCK)
+			return err
+		})
+	},
 	"inodes": func(n int) (int, error) {
 		for i := range n {
 			fd, err := unix.Open(fmt.Sprintf("/tmp/%d", i), unix.O_CREAT|unix.O_WRONLY, 0o600)
@@ -135,6 +161,9 @@ func startHog(t *testing.T, limits cgroup.Limits, what string, amount int) hog {
 	cmd.Isolation = isolate.Hardened()
 	cmd.Isolation.Mounts = []isolate.Mount{isolate.RW(dir)}
 	cmd.Isolation.Rlimits.OpenFiles = 4096
+	if what == "tcp buffers" { // an own network has no address, and so no peer
+		cmd.Isolation.Network = isolate.NetworkHost
+	}
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -289,5 +318,27 @@ func TestEverythingIsBounded(t *testing.T) {
 				t.Errorf("the host's group is charged for %d bytes more", grown)
 			}
 		})
+	}
+}
+
+// TestSocketBuffersAreBounded: on the host's network a program can have the kernel
+// keep what nobody reads. In v2 that is memory like any other. With v1 controllers
+// it is counted by itself, and at the limit buffers stay at the least that a socket
+// has, so that descriptors run out; without it, one socket takes megabytes.
+func TestSocketBuffersAreBounded(t *testing.T) {
+	testenv.NoLeaks(t)
+	const limit, amount = 24 << 20, 256 << 20
+	h := startHog(t, cgroup.Limits{Memory: limit}, "tcp buffers", amount)
+	if testenv.Group(t).Layout() == "unified" {
+		if h.said == "<nil>" {
+			t.Errorf("got %d", h.got)
+		}
+		return
+	}
+	if h.got > amount/2 || h.said != unix.EMFILE.Error() {
+		t.Errorf("got %d: %s", h.got, h.said)
+	}
+	if said := strings.Join(h.Enforced, "\n"); !strings.Contains(said, fmt.Sprintf("tcp and udp buffers: kept small from %d bytes on", limit)) {
+		t.Errorf("nothing says so:\n%s", said)
 	}
 }

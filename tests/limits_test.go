@@ -84,6 +84,31 @@ func TestMemoryHogDiesAtItsLimit(t *testing.T) {
 	}
 }
 
+// TestNoCPUBudgetWithoutAnAccount: a budget that nobody would count is refused
+// before anything starts.
+func TestNoCPUBudgetWithoutAnAccount(t *testing.T) {
+	testenv.NoLeaks(t)
+	made := onDisk(t)
+	budgets := handler.Budgets{CPU: time.Second}
+	cmd := testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/touch", made+"/x")
+	cmd.Isolation = isolate.Hardened()
+	cmd.Isolation.Mounts = []isolate.Mount{isolate.RW(made)}
+	c, err := handler.StartCell(cmd, nil, cgroup.Limits{}, budgets)
+	if err == nil {
+		c.Wait()
+	}
+	if err == nil || !strings.Contains(err.Error(), "needs a control group") {
+		t.Errorf("a cell: %v", err)
+	}
+	if _, err := os.Stat(made + "/x"); err == nil {
+		t.Error("the program has run")
+	}
+	if h, err := handler.New(handler.Config{Unlimited: true, MaxProcesses: 1, MaxOutputBuffer: 1, Budgets: budgets}, nil, nil, nil); err == nil {
+		h.Close()
+		t.Error("a handler was made that cannot keep its budget")
+	}
+}
+
 // TestWholeTreeDies: the shell's child eats the memory, the shell dies as well.
 func TestWholeTreeDies(t *testing.T) {
 	testenv.NoLeaks(t)

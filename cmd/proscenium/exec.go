@@ -152,10 +152,28 @@ func (f *programFlags) cgroupLimits() (cgroup.Limits, error) {
 	if f.limits != "enforced" && f.limits != "none" {
 		err = errors.Join(err, fmt.Errorf("--limits %q: enforced or none", f.limits))
 	}
+	if f.limits == "none" {
+		err = errors.Join(err, f.unkept())
+	}
 	if f.timeout < 0 || f.cpuTime < 0 {
 		err = errors.Join(err, errors.New("--timeout and --cpu-time cannot be negative"))
 	}
 	return limits, errors.Join(err, limits.Check())
+}
+
+// groupFlags are those that only a control group can keep.
+var groupFlags = []string{"memory", "cpu", "pids", "io", "cpu-time"}
+
+// unkept names the limits that were asked for together with --limits none. None of
+// them would hold, and whoever wrote it down would believe that it does.
+func (f *programFlags) unkept() error {
+	var faults []error
+	for _, flag := range groupFlags {
+		if f.changed(flag) {
+			faults = append(faults, fmt.Errorf("--limits none and --%s: without a control group nothing keeps it; remove one of the two", flag))
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // An execution is what exec does, from the command line to the exit status.
@@ -282,7 +300,7 @@ func (e *execution) execute(args []string, r *report) (int, error) {
 		fmt.Fprintln(os.Stderr, "proscenium:", err)
 	}
 	r.Enforced = cell.Enforced
-	r.tell(result)
+	r.tell(result, cell.Leaf != nil)
 	return result.ExitCode, nil
 }
 

@@ -8,12 +8,20 @@ import (
 
 // A report is what --report writes.
 type report struct {
-	Program         string   `json:"program"`
-	ExitCode        int      `json:"exit_code"`
-	Signal          string   `json:"signal"` // "" or a name such as SIGKILL
-	Reason          string   `json:"reason"`
-	Error           string   `json:"error,omitempty"`
-	WallSeconds     float64  `json:"wall_seconds"`
+	Program     string   `json:"program"`
+	ExitCode    int      `json:"exit_code"`
+	Signal      string   `json:"signal"` // "" or a name such as SIGKILL
+	Reason      string   `json:"reason"`
+	Error       string   `json:"error,omitempty"`
+	WallSeconds float64  `json:"wall_seconds"`
+	*usage               // nil: nothing has counted it, which is not 0
+	Enforced    []string `json:"enforced"`
+	// Annotations are those of the --oci file.
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// usage is what the control group has counted.
+type usage struct {
 	CPUSeconds      float64  `json:"cpu_seconds"`
 	MemoryPeakBytes uint64   `json:"memory_peak_bytes"`
 	OOMKills        uint64   `json:"oom_kills"`         // processes
@@ -21,9 +29,6 @@ type report struct {
 	Throttled       uint64   `json:"throttled_periods"` // of the CPU limit
 	ThrottledTime   float64  `json:"throttled_seconds"`
 	Pressure        pressure `json:"pressure_seconds"`
-	Enforced        []string `json:"enforced"`
-	// Annotations are those of the --oci file.
-	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 // pressure is how long some processes, or all of them, waited for a resource. Zero
@@ -39,17 +44,22 @@ type stall struct {
 	Full float64 `json:"full"`
 }
 
-// tell fills in how the program ended.
-func (r *report) tell(result handler.Result) {
-	r.ExitCode, r.Reason = result.ExitCode, string(result.Reason)
+// tell fills in how the program ended, and if a control group counted, what it used.
+func (r *report) tell(result handler.Result, counted bool) {
+	r.ExitCode, r.Reason, r.WallSeconds = result.ExitCode, string(result.Reason), result.Wall.Seconds()
 	if result.Signal != 0 {
 		r.Signal = unix.SignalName(result.Signal)
 	}
-	r.WallSeconds, r.CPUSeconds, r.MemoryPeakBytes = result.Wall.Seconds(), result.CPU.Seconds(), result.MemoryPeak
+	if !counted {
+		return
+	}
 	s := result.Stat
-	r.OOMKills, r.PidsRefused, r.Throttled, r.ThrottledTime = s.OOMKills, s.PidsRefused, s.Throttled, s.ThrottledTime.Seconds()
 	seconds := func(p cgroup.Pressure) stall {
 		return stall{p.Some.Total.Seconds(), p.Full.Total.Seconds()}
 	}
-	r.Pressure = pressure{seconds(s.CPUPressure), seconds(s.MemoryPressure), seconds(s.IOPressure)}
+	r.usage = &usage{
+		CPUSeconds: result.CPU.Seconds(), MemoryPeakBytes: result.MemoryPeak,
+		OOMKills: s.OOMKills, PidsRefused: s.PidsRefused, Throttled: s.Throttled, ThrottledTime: s.ThrottledTime.Seconds(),
+		Pressure: pressure{seconds(s.CPUPressure), seconds(s.MemoryPressure), seconds(s.IOPressure)},
+	}
 }

@@ -213,7 +213,7 @@ func GroupDirs(pid int) []string {
 			return nil
 		}
 		parts := strings.Split(d.Name(), "-")
-		if len(parts) == 5 && parts[0] == "proscenium" && parts[3] == fmt.Sprint(pid) {
+		if len(parts) == 6 && parts[0] == "proscenium" && parts[4] == fmt.Sprint(pid) {
 			dirs = append(dirs, path)
 			return filepath.SkipDir
 		}
