@@ -43,7 +43,12 @@ func detect() (layout, error) {
 			return layout{}, &LayoutError{Where: h.dir(), Missing: missing, Remedy: remedyDelegate}
 		}
 	}
-	missing := without(requiredLegacy, slices.Collect(maps.Keys(l.legacy)))
+	needs := requiredLegacy
+	if l.unified != nil { // which counts the time of processors itself
+		needs = without(needs, []string{"cpuacct"})
+		delete(l.legacy, "cpuacct")
+	}
+	missing := without(needs, slices.Collect(maps.Keys(l.legacy)))
 	if len(missing) > 0 {
 		return layout{}, &LayoutError{Where: "/sys/fs/cgroup", Missing: missing, Remedy: remedyMount}
 	}

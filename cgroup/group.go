@@ -90,7 +90,8 @@ func (g *Group) Layout() string {
 // required is what a leaf needs; io is used where it is.
 var required = []string{"cpu", "memory", "pids"}
 
-// requiredLegacy is the same on v1, where accounting is a controller of its own.
+// requiredLegacy is the same on v1, where accounting is a controller of its own, and
+// needed where v2 is not mounted: a group of v2 has it without any controller.
 var requiredLegacy = []string{"cpu", "cpuacct", "memory", "pids"}
 
 // A LayoutError says why limits cannot be enforced on this host, and the remedy.
@@ -190,7 +191,7 @@ func (g *Group) openLegacy() error {
 }
 
 // findPlaces finds this process's own directories, each once, v2 first. Controllers
-// that are mounted together, as cpu and cpuacct are by systemd, have one.
+// that are mounted together, as systemd does with cpu and cpuacct, have one.
 func (g *Group) findPlaces() {
 	var dirs []string
 	for _, h := range g.legacy {

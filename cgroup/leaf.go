@@ -155,7 +155,11 @@ func (l *Leaf) limit(g *Group) (err error) {
 // listen opens what a v1 leaf is measured by, and hears of its end by memory.
 func (l *Leaf) listen(g *Group) (err error) {
 	dir := func(c string) string { return filepath.Join(g.legacy[c].dir(), l.name) }
-	if err := l.stats.openLegacy(dir("memory"), dir("cpu"), dir("cpuacct"), dir("pids")); err != nil {
+	accounts := l.path
+	if l.unified == nil {
+		accounts = dir("cpuacct")
+	}
+	if err := l.stats.openLegacy(dir("memory"), dir("cpu"), accounts, dir("pids"), l.unified != nil); err != nil {
 		return err
 	}
 	kill := func() { l.Kill() }

@@ -36,28 +36,35 @@ type Stat struct {
 	// the peak was at the limit means nothing: the page cache brings it there.
 	OOMs uint64
 
-	// What processes waited for. All zero with v1 controllers, whose kernel
-	// accounts for the whole host only.
+	// What processes waited for. All zero where v2 is not mounted: v1 accounts for
+	// the whole host only.
 	CPUPressure, MemoryPressure, IOPressure Pressure
 }
 
 // statFiles are the files of a leaf, open.
 type statFiles struct {
 	legacy           bool
+	nanoseconds      bool     // cpu is v1's
 	cpu, memory      *os.File // v2: cpu.stat, memory.current; v1: cpuacct.usage, memory.usage_in_bytes
 	dirMemory        string
 	dirCPU, dirPids  string
+	dirPressure      string // v2's; "": there is none
 	peakFile, events string
 }
 
 func (s *statFiles) openUnified(dir string) error {
-	*s = statFiles{dirMemory: dir, dirCPU: dir, dirPids: dir, peakFile: "memory.peak", events: "memory.events"}
+	*s = statFiles{dirMemory: dir, dirCPU: dir, dirPids: dir, dirPressure: dir, peakFile: "memory.peak", events: "memory.events"}
 	return s.open(filepath.Join(dir, "cpu.stat"), filepath.Join(dir, "memory.current"))
 }
 
-func (s *statFiles) openLegacy(memory, cpu, cpuacct, pids string) error {
-	*s = statFiles{legacy: true, dirMemory: memory, dirCPU: cpu, dirPids: pids, peakFile: "memory.max_usage_in_bytes", events: "memory.oom_control"}
-	return s.open(filepath.Join(cpuacct, "cpuacct.usage"), filepath.Join(memory, "memory.usage_in_bytes"))
+// openLegacy takes accounts from the group of cpuacct, or of v2 where there is one.
+func (s *statFiles) openLegacy(memory, cpu, accounts, pids string, unified bool) error {
+	*s = statFiles{legacy: true, nanoseconds: !unified, dirMemory: memory, dirCPU: cpu, dirPids: pids, peakFile: "memory.max_usage_in_bytes", events: "memory.oom_control"}
+	usage := "cpuacct.usage"
+	if unified {
+		usage, s.dirPressure = "cpu.stat", accounts
+	}
+	return s.open(filepath.Join(accounts, usage), filepath.Join(memory, "memory.usage_in_bytes"))
 }
 
 func (s *statFiles) open(cpu, memory string) (err error) {
@@ -90,7 +97,7 @@ func (l *Leaf) Usage() (Usage, error) {
 	if err != nil {
 		return u, err
 	}
-	if l.stats.legacy {
+	if l.stats.nanoseconds {
 		ns, err := number(text)
 		if err != nil {
 			return u, fmt.Errorf("%s: %w", l.stats.cpu.Name(), err)
@@ -141,9 +148,11 @@ func (l *Leaf) Stat() (Stat, error) {
 		s.ThrottledTime = time.Duration(field(cpu, "throttled_time"))
 	} else {
 		s.ThrottledTime = time.Duration(field(cpu, "throttled_usec")) * time.Microsecond
+	}
+	if f.dirPressure != "" {
 		for file, p := range map[string]*Pressure{"cpu.pressure": &s.CPUPressure, "memory.pressure": &s.MemoryPressure, "io.pressure": &s.IOPressure} {
 			var e error
-			*p, e = pressure(f.dirMemory, file)
+			*p, e = pressure(f.dirPressure, file)
 			err = errors.Join(err, e)
 		}
 	}

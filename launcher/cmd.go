@@ -347,7 +347,7 @@ func (c *Cmd) newCell() (*cell, error) {
 		return nil, err
 	}
 	w, err := c.cellOf(profile, template, known)
-	if stale := known && err != nil && !profile.Fresh(); !stale {
+	if stale := known && (errors.Is(err, errStale) || err != nil && !profile.Fresh()); !stale {
 		return w, err
 	}
 	if profile, template, _, err = c.launcher.profile(c.Isolation, c.Path, mustBeFresh); err != nil {
