@@ -41,7 +41,7 @@ func NewCoalescer(to Recorder) *Coalescer {
 	return &Coalescer{to: to, passed: map[Kind]int{}, held: map[heldKey]*Event{}}
 }
 
-// Record implements Recorder.
+// Record implements Recorder. Events have their Time.
 func (c *Coalescer) Record(e Event) {
 	switch {
 	case coalesced[e.Kind]:

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -130,6 +131,23 @@ func TestWASIWhileAllocating(t *testing.T) {
 		if _, err := newStage(t, code).start(t); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
+	}
+}
+
+// TestLogBytes: long messages are few.
+func TestLogBytes(t *testing.T) {
+	s := newStage(t, cGuest(t, "chatter.c"), "/bin/sh")
+	a, err := s.start(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.mu.Lock()
+	for range maxLogRate {
+		a.say(slog.LevelInfo, "long", "error", strings.Repeat("x", 8<<10))
+	}
+	a.mu.Unlock()
+	if n := len(s.logged()); n < maxLogBytes/2 || n > 3*maxLogBytes { // or two seconds, or three
+		t.Errorf("%d bytes were logged", n)
 	}
 }
 

@@ -245,14 +245,17 @@ func (a *Actor) log(_ context.Context, g *canon.Lowerer, s []uint64) {
 	a.say(slog.LevelInfo, text)
 }
 
-// maxLogRate is how many messages of an actor are logged in a second; the next one
-// that is says how many were not.
-const maxLogRate = 1000
+// Bounds of what of an actor's messages is logged in a second; the next one that is
+// says how many were not.
+const (
+	maxLogRate  = 1000
+	maxLogBytes = 1 << 20
+)
 
 // logRate counts the messages of a second.
 type logRate struct {
-	since   time.Time
-	n, lost int
+	since          time.Time
+	n, bytes, lost int
 }
 
 func (a *Actor) say(level slog.Level, text string, args ...any) {
@@ -263,11 +266,13 @@ func (a *Actor) say(level slog.Level, text string, args ...any) {
 		}
 		*r = logRate{since: now}
 	}
-	if r.n++; r.n > maxLogRate {
+	text = clip(text, maxLog)
+	r.n++
+	if r.bytes += len(text) + len(fmt.Sprint(args...)); r.n > maxLogRate || r.bytes > maxLogBytes {
 		r.lost++
 		return
 	}
-	a.logger.Log(context.Background(), level, clip(text, maxLog), args...)
+	a.logger.Log(context.Background(), level, text, args...)
 }
 
 // lineLogger makes log messages of what a guest writes.

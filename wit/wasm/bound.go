@@ -35,7 +35,7 @@ const MaxTable = 1 << 20
 // elements. And wazero looks whether a guest's time is up in loops only: calls
 // without any loop can go on for ever, and nothing of the host runs that waits
 // for the garbage collector. In the module that is returned functions begin with
-// a loop (code.go).
+// a loop, and so does what fills and copies (code.go).
 //
 // Custom sections are left out. wazero trusts the debugging information that is in
 // them, with which a guest can end the process at its next trap, and it writes the

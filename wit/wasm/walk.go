@@ -17,7 +17,8 @@ const (
 
 // A body is what is known of a function's instructions.
 type body struct {
-	bulk     []int // where instructions begin that copy or fill memory or tables
+	copies   int   // instructions that copy or fill memory or tables
+	bulk     []int // where those begin that may take long
 	calls    bool
 	branches int // blocks and branches; of a table each entry counts
 }
@@ -26,9 +27,10 @@ type body struct {
 // and refuses others. It reads numbers as wazero does, so that both see the same
 // instructions.
 func (r *Reader) walk() (b body) {
-	whole := len(r.b)
+	whole, few := len(r.b), false
 	for len(r.b) > 0 {
-		at := whole - len(r.b)
+		at, wasFew := whole-len(r.b), few
+		few = false
 		switch op := r.Byte(); {
 		case op == opBlock || op == opLoop || op == opIf || op == opBranch || op == opBranchIf:
 			b.branches++
@@ -46,8 +48,10 @@ func (r *Reader) walk() (b body) {
 			r.skip(2)
 		case op == 0x1c: // select with its type
 			r.Vector(r.valueType)
+		case op == 0x41: // i32.const
+			few = r.few()
 		case op >= 0x20 && op <= 0x26, op == 0x3f, op == 0x40, // variables, tables; memory.size and grow
-			op == 0x41, op == 0x42, op == 0xd0, op == 0xd2: // i32.const, i64.const; ref.null, ref.func
+			op == 0x42, op == 0xd0, op == 0xd2: // i64.const; ref.null, ref.func
 			r.Skip()
 		case op >= 0x28 && op <= 0x3e: // loads and stores
 			r.skip(2)
@@ -56,7 +60,10 @@ func (r *Reader) walk() (b body) {
 		case op == 0x44:
 			r.Take(8)
 		case op == opMisc:
-			if r.misc() {
+			if !r.misc() {
+				continue
+			}
+			if b.copies++; !wasFew {
 				b.bulk = append(b.bulk, at)
 			}
 		case op == opVector:
@@ -66,6 +73,15 @@ func (r *Reader) walk() (b body) {
 		}
 	}
 	return b
+}
+
+// few says whether a constant is not negative and less than 8192. Of so many bytes or
+// elements, which is the last operand, a copy is short.
+func (r *Reader) few() bool {
+	before := r.b
+	r.Skip()
+	n := len(before) - len(r.b)
+	return n > 0 && n <= 2 && before[n-1] < 0x40
 }
 
 func (r *Reader) skip(numbers int) {

@@ -105,19 +105,24 @@ func TestWalk(t *testing.T) {
 		bulk int // where the only such instruction is; -1: there is none
 		want string
 	}{
-		"i32.const":               {"\x41\xfc\x0b\x1a\xfc\x0b\x00\x0b", 4, ""},
-		"f64.const":               {"\x44\xfc\x0b\x00\xfc\x0b\x00\xfc\x0b\x1a\x0b", -1, ""},
-		"v128.const":              {"\xfd\x0c" + strings.Repeat("\xfc\x0b", 8) + "\x1a\x0b", -1, ""},
-		"i32x4.abs":               {"\xfd\xa0\x01\xfc\x0b\x00\x0b", 3, ""},
-		"a store of a lane":       {"\xfd\x58\x00\xfc\x0b\x00\xfc\x0a\x00\x00\x0b", 6, ""},
-		"br_table":                {"\x0e\x02\xfc\x0b\xfc\x0b\x00\xfc\x08\x00\x00\x0b", 7, ""},
-		"select":                  {"\x1c\x01\x7f\xfc\x0e\x00\x00\x0b", 3, ""},
-		"a saturating conversion": {"\xfc\x00\x0b", -1, ""},
-		"a relaxed vector":        {"\xfd\x80\x02\x0b", -1, "the opcode 0xfd 0x80 0x2, which"},
-		"a long vector":           {"\xfd\x80\x00\x00\x00\x0b", -1, "the opcode 0xfd 0x80 0x0, which"},
-		"an atomic":               {"\xfe\x03\x00\x0b", -1, "the opcode 0xfe, which"},
-		"an exception":            {"\x08\x00\x0b", -1, "the opcode 0x8, which"},
-		"a half":                  {"\x44\x00\x00", -1, "unexpected end"},
+		"i32.const":                 {"\x41\xfc\x0b\x1a\xfc\x0b\x00\x0b", 4, ""},
+		"8191 bytes":                {"\x41\xff\x3f\xfc\x0b\x00\x0b", -1, ""},
+		"8192 bytes":                {"\x41\x80\xc0\x00\xfc\x0b\x00\x0b", 4, ""},
+		"-1 bytes":                  {"\x41\x7f\xfc\x0b\x00\x0b", 2, ""},
+		"-1 bytes, longer":          {"\x41\xff\x7f\xfc\x0b\x00\x0b", 3, ""},
+		"a block behind a constant": {"\x41\x01\x02\x40\x0b\xfc\x0b\x00\x0b", 5, ""},
+		"f64.const":                 {"\x44\xfc\x0b\x00\xfc\x0b\x00\xfc\x0b\x1a\x0b", -1, ""},
+		"v128.const":                {"\xfd\x0c" + strings.Repeat("\xfc\x0b", 8) + "\x1a\x0b", -1, ""},
+		"i32x4.abs":                 {"\xfd\xa0\x01\xfc\x0b\x00\x0b", 3, ""},
+		"a store of a lane":         {"\xfd\x58\x00\xfc\x0b\x00\xfc\x0a\x00\x00\x0b", 6, ""},
+		"br_table":                  {"\x0e\x02\xfc\x0b\xfc\x0b\x00\xfc\x08\x00\x00\x0b", 7, ""},
+		"select":                    {"\x1c\x01\x7f\xfc\x0e\x00\x00\x0b", 3, ""},
+		"a saturating conversion":   {"\xfc\x00\x0b", -1, ""},
+		"a relaxed vector":          {"\xfd\x80\x02\x0b", -1, "the opcode 0xfd 0x80 0x2, which"},
+		"a long vector":             {"\xfd\x80\x00\x00\x00\x0b", -1, "the opcode 0xfd 0x80 0x0, which"},
+		"an atomic":                 {"\xfe\x03\x00\x0b", -1, "the opcode 0xfe, which"},
+		"an exception":              {"\x08\x00\x0b", -1, "the opcode 0x8, which"},
+		"a half":                    {"\x44\x00\x00", -1, "unexpected end"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			r := NewReader([]byte(c.code))
