@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,21 +120,30 @@ func TestLimitsCheck(t *testing.T) {
 		t.Errorf("the defaults: %v", err)
 	}
 	for text, l := range map[string]Limits{
-		"memory limit":   {Memory: 4096},
-		"memory limit 0": {Memory: -1},
-		"cpu limit":      {CPU: -1},
-		"cpu limit 1e+":  {CPU: 1e9},
-		"cpu period":     {CPUPeriod: time.Minute},
-		"least is 1ms":   {CPU: 0.01, CPUPeriod: time.Millisecond},
-		"pids limit":     {Pids: 1},
-		"no rate":        {IO: []IOLimit{{Device: "/dev/vda"}}},
-		"negative":       {IO: []IOLimit{{Device: "8:0", Read: -1}}},
-		"absolute path":  {IO: []IOLimit{{Device: "vda", Read: 1}}},
-		"given twice":    {IO: []IOLimit{{Device: "8:0", Read: 1}, {Device: "8:0", Write: 1}}},
-		"at most 64":     {IO: make([]IOLimit, 65)},
+		"memory limit": {Memory: 4096},
+		// What was written, not what it would be rounded to; the bound that it breaks,
+		// and nothing that only follows from that.
+		"memory limit 1: at least 1048576 bytes":                     {Memory: 1},
+		"memory limit 5000: at least":                                {Memory: 5000},
+		"memory limit 9223372036854775807: at most 2305843009213693": {Memory: math.MaxInt64},
+		"cpu limit NaN: between 0.01 and 10000 cores":                {CPU: math.NaN()},
+		"cpu limit 1e+30: between":                                   {CPU: 1e30},
+		"pids limit 5000000: at most 4194304":                        {Pids: 5e6},
+		"cpu limit":                                                  {CPU: -1},
+		"cpu limit 1e+":                                              {CPU: 1e9},
+		"cpu period":                                                 {CPUPeriod: time.Minute},
+		"least is 1ms":                                               {CPU: 0.01, CPUPeriod: time.Millisecond},
+		"pids limit":                                                 {Pids: 1},
+		"no rate":                                                    {IO: []IOLimit{{Device: "/dev/vda"}}},
+		"negative":                                                   {IO: []IOLimit{{Device: "8:0", Read: -1}}},
+		"absolute path":                                              {IO: []IOLimit{{Device: "vda", Read: 1}}},
+		"given twice":                                                {IO: []IOLimit{{Device: "8:0", Read: 1}, {Device: "8:0", Write: 1}}},
+		"at most 64":                                                 {IO: make([]IOLimit, 65)},
 	} {
 		if err := l.Check(); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%+v: %v, want …%s…", l, err, text)
+		} else if l.IO == nil && strings.Contains(err.Error(), "\n") {
+			t.Errorf("%+v: one fault is said as several: %v", l, err)
 		}
 	}
 }

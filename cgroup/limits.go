@@ -40,15 +40,25 @@ type Limits struct {
 // Defaults stand where Limits say nothing.
 var Defaults = Limits{Memory: 256 << 20, CPU: 1, CPUPeriod: 100 * time.Millisecond, Pids: 64}
 
-// The smallest limits that a program can start under.
+// The smallest limits that a program can start under, and the largest that mean
+// something to a kernel.
 const (
 	MinMemory = 1 << 20
+	MaxMemory = math.MaxInt64 / 4
 	MinCPU    = 0.01
-	MinPids   = 2 // init and the program
+	MaxCPU    = 10000
+	MinPids   = 2       // init and the program
+	MaxPids   = 4 << 20 // no kernel has more
 )
 
-// WithDefaults fills zero fields.
+// WithDefaults fills zero fields, and rounds as the kernel does.
 func (l Limits) WithDefaults() Limits {
+	l = l.filled()
+	l.Memory -= l.Memory % int64(os.Getpagesize())
+	return l
+}
+
+func (l Limits) filled() Limits {
 	if l.Memory == 0 {
 		l.Memory = Defaults.Memory
 	}
@@ -61,29 +71,36 @@ func (l Limits) WithDefaults() Limits {
 	if l.Pids == 0 {
 		l.Pids = Defaults.Pids
 	}
-	l.Memory -= l.Memory % int64(os.Getpagesize())
 	return l
 }
 
 // Check reports every limit that is out of range; zero fields are fine.
 func (l Limits) Check() error {
-	l = l.WithDefaults()
+	l = l.filled() // not rounded: a fault is of what was written
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	if l.Memory < MinMemory || l.Memory > math.MaxInt64/4 {
+	switch {
+	case l.Memory < MinMemory:
 		fault("memory limit %d: at least %d bytes", l.Memory, int64(MinMemory))
+	case l.Memory > MaxMemory:
+		fault("memory limit %d: at most %d bytes", l.Memory, int64(MaxMemory))
 	}
-	if !(l.CPU >= MinCPU && l.CPU <= 10000) {
-		fault("cpu limit %g: between %g and 10000 cores", l.CPU, MinCPU)
+	cpu := l.CPU >= MinCPU && l.CPU <= MaxCPU // NaN is not
+	if !cpu {
+		fault("cpu limit %g: between %g and %d cores", l.CPU, MinCPU, MaxCPU)
 	}
-	if l.CPUPeriod < time.Millisecond || l.CPUPeriod > time.Second {
+	period := l.CPUPeriod >= time.Millisecond && l.CPUPeriod <= time.Second
+	if !period {
 		fault("cpu period %v: between 1ms and 1s", l.CPUPeriod)
 	}
-	if l.quota() < time.Millisecond {
+	if cpu && period && l.quota() < time.Millisecond {
 		fault("cpu limit %g over %v is %v of cpu time: the kernel's least is 1ms", l.CPU, l.CPUPeriod, l.quota())
 	}
-	if l.Pids < MinPids || l.Pids > 4<<20 {
+	switch {
+	case l.Pids < MinPids:
 		fault("pids limit %d: at least %d (init and the program)", l.Pids, MinPids)
+	case l.Pids > MaxPids:
+		fault("pids limit %d: at most %d", l.Pids, MaxPids)
 	}
 	if len(l.IO) > maxIOLimits {
 		fault("%d io limits: at most %d", len(l.IO), maxIOLimits)

@@ -178,12 +178,17 @@ func (m *memorySize) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
+const maxSize = 1 << 50
+
 // ParseSize reads a size such as 64M, 1.5GiB or 4096 as docker does, in powers
 // of 1024. (go-units overflows silently on absurd values, hence the bound.)
 func ParseSize(text string) (int64, error) {
 	n, err := units.RAMInBytes(text)
-	if err != nil || n <= 0 || n > 1<<50 {
+	switch {
+	case err != nil, n == 0:
 		return 0, fmt.Errorf("%q is not a size such as 64M or 1.5GiB", text)
+	case n < 0, n > maxSize: // a minus sign is an error already
+		return 0, fmt.Errorf("%q is more than 1P, the most that a size can be", text)
 	}
 	return n, nil
 }

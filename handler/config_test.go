@@ -71,6 +71,20 @@ func TestManifest(t *testing.T) {
 	}
 }
 
+func TestParseSize(t *testing.T) {
+	for text, want := range map[string]string{
+		"5P": "more than 1P", "99999999P": "more than 1P", "2000000000000000": "more than 1P",
+		"0": "not a size", "-1": "not a size", "lots": "not a size", "": "not a size",
+	} {
+		if n, err := ParseSize(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %d, %v, want …%s…", text, n, err, want)
+		}
+	}
+	if n, err := ParseSize("1P"); n != 1<<50 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+}
+
 func TestBadManifests(t *testing.T) {
 	with := func(old, new string) string { return strings.Replace(proposal, old, new, 1) }
 	for _, c := range []struct{ text, want string }{
@@ -83,7 +97,7 @@ func TestBadManifests(t *testing.T) {
 		{with("max_processes = 10", "max_processes = -1"), `max_processes -1`},
 		{with("1048576", "0"), `max_output_buffer 0`},
 		{with("1048576", "99999999999"), `max_output_buffer 99999999999`},
-		{with("max_processes = 10", `limits = { memory = "99999999999GiB" }`), `not a size`},
+		{with("max_processes = 10", `limits = { memory = "99999999999GiB" }`), `more than 1P`},
 		{with("max_processes = 10", `limits = { memory = "0.3" }`), `not a size`},
 		{with("max_processes = 10", `limits = { memory = "1k" }`), `memory limit`},
 		{with("max_processes = 10", `limits = { cpu = 0.0 }`), `cpu limit`},

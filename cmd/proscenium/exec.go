@@ -40,6 +40,8 @@ type programFlags struct {
 	allow, need, ro, rw, env  []string
 	limits, runAs             string
 	io                        []string
+	cpuPeriod                 time.Duration
+	killOne                   bool
 	noJIT                     bool
 
 	changed func(flag string) bool // whether the command line has it
@@ -52,6 +54,8 @@ func (f *programFlags) register(cmd *cobra.Command) {
 	flags.SetInterspersed(false) // what follows the program is the program's
 	flags.StringVar(&f.memory, "memory", "256M", "memory limit; more kills the program")
 	flags.Float64Var(&f.cpu, "cpu", cgroup.Defaults.CPU, "CPU limit in cores: 0.5 is half of one")
+	flags.DurationVar(&f.cpuPeriod, "cpu-period", cgroup.Defaults.CPUPeriod, "span over which --cpu is kept, 1ms to 1s: shorter is smoother, longer lets bursts pass")
+	flags.BoolVar(&f.killOne, "oom-kill-one", false, "when memory runs out, kill one process and not the whole tree")
 	flags.Int64Var(&f.pids, "pids", cgroup.Defaults.Pids, "most processes and threads at once, init included")
 	flags.StringArrayVar(&f.io, "io", nil, "limit of a disk: /dev/vda,read=10M,write=5M,read-ops=100,write-ops=50, any of them a second (repeatable)")
 	flags.DurationVar(&f.timeout, "timeout", 0, "wall-clock limit: SIGTERM, and a kill 2s later (0: none)")
@@ -138,7 +142,7 @@ func (f *programFlags) cgroupLimits() (cgroup.Limits, error) {
 	if err != nil {
 		err = fmt.Errorf("--memory: %w", err)
 	}
-	limits := cgroup.Limits{Memory: memory, CPU: f.cpu, Pids: f.pids}
+	limits := cgroup.Limits{Memory: memory, CPU: f.cpu, CPUPeriod: f.cpuPeriod, Pids: f.pids, KillOne: f.killOne}
 	for _, text := range f.io {
 		io, ioErr := parseIO(text)
 		if ioErr != nil {
@@ -148,6 +152,9 @@ func (f *programFlags) cgroupLimits() (cgroup.Limits, error) {
 	}
 	if f.cpu == 0 || f.pids == 0 {
 		err = errors.Join(err, errors.New("--cpu and --pids: 0 is no limit; use --limits none to run without"))
+	}
+	if f.cpuPeriod == 0 { // which the limits would take for the default
+		err = errors.Join(err, errors.New("--cpu-period 0s: between 1ms and 1s"))
 	}
 	if f.limits != "enforced" && f.limits != "none" {
 		err = errors.Join(err, fmt.Errorf("--limits %q: enforced or none", f.limits))
@@ -162,7 +169,7 @@ func (f *programFlags) cgroupLimits() (cgroup.Limits, error) {
 }
 
 // groupFlags are those that only a control group can keep.
-var groupFlags = []string{"memory", "cpu", "pids", "io", "cpu-time"}
+var groupFlags = []string{"memory", "oom-kill-one", "cpu", "cpu-period", "pids", "io", "cpu-time"}
 
 // unkept names the limits that were asked for together with --limits none. None of
 // them would hold, and whoever wrote it down would believe that it does.

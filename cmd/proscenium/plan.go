@@ -48,6 +48,9 @@ named in it. Values of environment variables are not shown.`,
 				fmt.Fprintf(out, "host: control group: exec would refuse: %v\n", unlimited)
 			case flags.limits == "enforced":
 				fmt.Fprintf(out, "host: control group with memory %d bytes, swap 0, cpu %g over %v, pids %d\n", limits.Memory, limits.CPU, limits.CPUPeriod, limits.Pids)
+				if limits.KillOne {
+					fmt.Fprintln(out, "host: control group in which one process dies when memory runs out")
+				}
 				for _, io := range limits.IO {
 					fmt.Fprintf(out, "host: control group with io %s\n", io)
 				}

@@ -125,6 +125,7 @@ func (f *programFlags) ociLimits(limits *cgroup.Limits, r isolate.Resources) err
 			limits.CPUPeriod = r.CPUPeriod
 			limits.CPU = float64(r.CPUQuota) / float64(limits.WithDefaults().CPUPeriod)
 		}},
+		{"cpu-period", "cpu.quota", r.CPUQuota > 0, func() {}}, // it is of that
 	} {
 		switch {
 		case !l.said:
