@@ -74,8 +74,8 @@ var (
 		status: 20000, idle: 300, crowd: 1000, talk: time.Minute, heap: 1 << 30, mounts: 1000, most: 4 * time.Minute, whole: 14 * time.Minute,
 	}
 	quickly = scale{
-		name: "quick", starts: 80, slow: 8, blocks: 3, block: 500 * time.Millisecond, output: 512 << 20, lines: 8 << 20,
-		status: 2000, idle: 100, crowd: 1000, talk: 10 * time.Second, heap: 1 << 30, mounts: 1000, most: 40 * time.Second, whole: 100 * time.Second,
+		name: "quick", starts: 60, slow: 8, blocks: 3, block: 400 * time.Millisecond, output: 512 << 20, lines: 8 << 20,
+		status: 2000, idle: 60, crowd: 1000, talk: 10 * time.Second, heap: 1 << 30, mounts: 1000, most: 40 * time.Second, whole: 112 * time.Second,
 	}
 )
 
