@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/proscenium-dev/proscenium/isolate"
@@ -136,5 +137,39 @@ func TestSiblingsOfOneID(t *testing.T) {
 				t.Errorf("the victim: %v", err)
 			}
 		})
+	}
+}
+
+func init() { testenv.Role("tracer", tracer) }
+
+// tracer tries to trace a process.
+func tracer() {
+	pid, _ := strconv.Atoi(os.Args[1])
+	fmt.Println(testenv.Errno(unix.PtraceSeize(pid)))
+}
+
+// TestInitIsNotTraced: also not by a process outside with the program's own id, which
+// owns its namespaces.
+func TestInitIsNotTraced(t *testing.T) {
+	testenv.NoLeaks(t)
+	cmd := testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	pid, err := cmd.Process.Pid()
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "\nPPid:\t")
+	parent, _, _ := strings.Cut(rest, "\n")
+	out, err := outside(t, 65534, "tracer", parent).Output()
+	if err != nil || string(out) != "EPERM\n" {
+		t.Errorf("tracing init, %s: %q, %v", parent, out, err)
 	}
 }
