@@ -144,7 +144,7 @@ func (p *Process) launched() error {
 	for p.init < 0 {
 		r, fds, err := p.receive()
 		if err == io.EOF {
-			return p.failure("launcher", "start of init", errors.New("init was killed, or the launcher has died"))
+			return p.failure("launcher", "start of init", errGone)
 		}
 		if err != nil {
 			return err
@@ -246,10 +246,17 @@ func (p *Process) sendPlan(plan []byte) error {
 	return nil
 }
 
+// errGone is what end of file says. Init dies with the thread of the launcher whose
+// child it is, which can be before the rest of a launcher that is killed.
+var errGone = errors.New("init was killed, or the launcher has died")
+
 // gone prefers a report to the broken pipe that follows from it.
 func (p *Process) gone(what string, err error) error {
 	for {
 		r, fds, e := p.receive()
+		if e == io.EOF {
+			return p.failure("init", what, errGone)
+		}
 		if e != nil {
 			return p.failure("init", what, err)
 		}
