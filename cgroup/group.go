@@ -553,5 +553,15 @@ func killAndRemove(dir string) {
 			write(leaf, "cgroup.kill", "1")
 		}
 	}
+	// The owner's launcher is there too, and all that has no leaf. They die with
+	// the owner, perhaps not quite yet.
+	leaf := filepath.Join(dir, supervisor)
+	members, _ := readFile(filepath.Join(leaf, "cgroup.procs"))
+	if !slices.Contains(strings.Fields(string(members)), strconv.Itoa(os.Getpid())) {
+		awaitEmpty(leaf, dyingTimeout)
+	}
 	removeInstance(dir)
 }
+
+// dyingTimeout is short: they may as well be others, who came along.
+const dyingTimeout = 100 * time.Millisecond

@@ -67,12 +67,11 @@ func (p *Plan) String() string {
 		}
 	}
 	if p.privileged {
-		fmt.Fprintf(&b, "launcher: setgroups(0), setgid(%d), setuid(%d)\n", p.gid, p.uid)
+		fmt.Fprintf(&b, "host: request to a forker, with uid %d and gid %d\n", p.uid, p.gid)
 	}
-	if p.FreshNetwork {
-		b.WriteString("launcher: unshare(CLONE_NEWNET)\n")
+	for line := range strings.Lines(Forker(p.privileged, p.FreshNetwork).String()) {
+		b.WriteString("forker: " + line)
 	}
-	b.WriteString("launcher: vfork, into the v2 control group if there is one; prctl(PR_SET_PDEATHSIG, SIGKILL), execve(init)\n")
 	for line := range strings.Lines(p.StageOne.String()) {
 		b.WriteString("stage one: " + line)
 	}

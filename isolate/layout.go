@@ -16,13 +16,16 @@ import (
 // that has not executed anything after its own.
 //
 // The first call that fails ends everything; init reports which one it was.
+//
+// One that serves begins again instead of waiting, as often as it is asked to: see
+// Forker.
 type Sequence struct {
 	Init   []*Call
-	Clone  Arg // flags; zero: none
+	Clone  *Call // nil: none
 	Child  []*Call
 	Parent []*Call
 
-	pidfd  Arg    // where the clone stores the child's pidfd
+	serves bool
 	failed uint64 // the kind of record if a call fails
 
 	encoded []byte // remembered
@@ -35,15 +38,17 @@ const (
 	BufferAddress = 0x480000 // in the page of the page table that has the text
 	BufferSize    = 1 << 20
 
-	headSize   = 0  // bytes of the whole plan
-	headFirst  = 8  // address of the first call
-	headInit   = 16 // address behind the last Init call
-	headChild  = 24 // … Child call
-	headParent = 32 // … Parent call
-	headFlags  = 48 // of the clone
-	headPidfd  = 56 // where the clone stores the pidfd
-	headRecord = 80 // of a call that fails: the kind
-	headEnd    = 104
+	headSize   = 0   // bytes of the whole plan
+	headFirst  = 8   // address of the first call
+	headInit   = 16  // address behind the last Init call
+	headChild  = 24  // … Child call
+	headParent = 32  // … Parent call
+	headFailed = 40  // a call has failed: init's own
+	headClone  = 48  // the number of the clone; 0: none
+	headServes = 56  // 1: begin again
+	headRecord = 80  // of a call that fails: the kind
+	headArgs   = 104 // of the clone: three
+	headEnd    = 128
 
 	callSize     = 80 // number, loads, tolerated, result, six arguments
 	callLoads    = 8
@@ -52,7 +57,7 @@ const (
 	callArgs     = 32
 )
 
-// A Record is what init, or the launcher in its place, sends to the host.
+// A Record is what init, or what is to become one, sends to the host.
 type Record struct {
 	Kind  uint64
 	Value uint64
@@ -65,12 +70,12 @@ const RecordSize = 24
 // Kinds of records, in the order in which a good start sends them.
 const (
 	RecordCloned   = 4 // init exists and dies with the launcher; its pidfd comes along
-	RecordLaunched = 5 // from the launcher: stage one did not start for Errno, or was killed with wait status Value
 	RecordTemplate = 6 // a template is made; its user and mount namespaces come along
 	RecordStarted  = 3 // the program runs; its pidfd comes along
 	RecordExited   = 2 // the program ended: Value is its wait status
 
 	// A call failed: Value is its address, Errno the reason.
+	RecordForkFailed     = 5
 	RecordStageOneFailed = 7
 	RecordSetUpFailed    = 8
 	RecordProgramFailed  = 1
@@ -105,7 +110,7 @@ func (s *Sequence) Calls() []*Call {
 // CallAt names the call that a record of a failure means.
 func (s *Sequence) CallAt(address uint64) string {
 	if address == BufferAddress {
-		return "clone(" + s.Clone.text + ")"
+		return s.Clone.String()
 	}
 	i := int64(address-BufferAddress-headEnd) / callSize
 	calls := s.Calls()
@@ -121,8 +126,8 @@ func (s *Sequence) String() string {
 	for _, c := range s.Init {
 		fmt.Fprintln(&b, c)
 	}
-	if s.Clone.number != 0 {
-		fmt.Fprintf(&b, "clone(%s)\n", s.Clone.text)
+	if s.Clone != nil {
+		fmt.Fprintln(&b, s.Clone)
 	}
 	for _, c := range s.Child {
 		fmt.Fprintf(&b, "  child: %s\n", c)
@@ -166,8 +171,15 @@ func (s *Sequence) Encode() ([]byte, error) {
 	e.put(headInit, at(len(s.Init)))
 	e.put(headChild, at(len(s.Init)+len(s.Child)))
 	e.put(headParent, at(len(calls)))
-	e.put(headFlags, s.Clone.number)
-	e.put(headPidfd, e.value(s.pidfd))
+	if s.Clone != nil {
+		e.put(headClone, uint64(numbers[s.Clone.Name]))
+		for i, a := range s.Clone.Args {
+			e.put(headArgs+8*i, e.value(a))
+		}
+	}
+	if s.serves {
+		e.put(headServes, 1)
+	}
 	e.put(headRecord, s.failed)
 	e.put(headSize, uint64(len(e.out)))
 	if len(e.out) > BufferSize {

@@ -84,7 +84,7 @@ const pidfdDescriptor = 20
 // from then on the host only has to see that the launcher lives. It then goes on
 // with Child and reads another plan; its parent ends.
 func (s *Sequence) becomeInit(namespaces string) {
-	s.Clone = flags("CLONE_PARENT|" + namespaces)
+	s.Clone = sys("clone", flags("CLONE_PARENT|"+namespaces), null, null)
 	control := &block{bytes: controlMessage(1)}
 	binary.NativeEndian.PutUint32(control.bytes[unix.CmsgLen(0):], pidfdDescriptor)
 	pidfd := sys("pidfd_open", num(1), num(0))
@@ -95,13 +95,6 @@ func (s *Sequence) becomeInit(namespaces string) {
 		sendRecord(RecordCloned, control, "pidfd"),
 	}
 	s.Parent = []*Call{sys("exit_group", num(0))}
-}
-
-// sendPidfd sends a record to the host with the pidfd that the clone stored.
-func sendPidfd(s *Sequence, kind uint64) *Call {
-	control := &block{bytes: controlMessage(1)}
-	s.pidfd = at(control, unix.CmsgLen(0), "&pidfd")
-	return sendRecord(kind, control, "pidfd")
 }
 
 // sendRecord sends a record to the host with the descriptors in control.
@@ -247,9 +240,9 @@ func execve(p Program) *Call {
 func (c *compiler) start() error {
 	s := &c.plan.Program
 	s.failed = RecordProgramFailed
-	s.Clone = flags("CLONE_VM|CLONE_VFORK|CLONE_PIDFD")
-	s.Clone.number |= uint64(unix.SIGCHLD)
-	s.Clone.text += "|SIGCHLD"
+	// The same stack as its parent's: neither uses it.
+	started := &block{bytes: controlMessage(1)}
+	s.Clone = sys("clone", flags("CLONE_VM|CLONE_VFORK|CLONE_PIDFD|SIGCHLD"), null, at(started, unix.CmsgLen(0), "&pidfd"))
 	child := func(call *Call) *Call {
 		s.Child = append(s.Child, call)
 		return call
@@ -277,7 +270,7 @@ func (c *compiler) start() error {
 	s.Child = append(s.Child, nil) // the execve: see with
 	s.Parent = []*Call{
 		sys("close_range", num(0), num(2), num(0)),
-		sendPidfd(s, RecordStarted),
+		sendRecord(RecordStarted, started, "pidfd"),
 		sys("close_range", num(4), num(0xffffffff), num(0)),
 	}
 	return nil

@@ -432,7 +432,10 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	if err != nil {
 		return nil, err
 	}
-	p = &Process{inGroup: c.Cgroup != nil, pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1}
+	p = &Process{forkers: c.launcher.plain, pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1}
+	if c.Plan.FreshNetwork {
+		p.forkers = c.launcher.fresh
+	}
 	farFile := os.NewFile(uintptr(far), "init's end")
 	defer farFile.Close()
 	p.limit(c.ctx, c.launcher.life)
@@ -453,7 +456,7 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 		}
 	}
 	step("stage one's plan sent")
-	if err := c.requestInit(farFile); err != nil {
+	if err := c.requestInit(p.forkers, farFile); err != nil {
 		return p, err
 	}
 	farFile.Close()
@@ -482,22 +485,27 @@ func (c *Cmd) because(err error) error {
 	return err
 }
 
-func (c *Cmd) requestInit(far *os.File) error {
+func (c *Cmd) requestInit(forkers *forkers, far *os.File) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer null.Close()
-	fds := []int{int(far.Fd())}
+	fds := make([]int, 0, isolate.ForkRequestDescriptors)
 	for _, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
 		if f == nil {
 			f = null
 		}
 		fds = append(fds, int(f.Fd()))
 	}
+	group := null // as good as any: it is not looked at
 	if c.Cgroup != nil {
-		fds = append(fds, int(c.Cgroup.Fd()))
+		group = c.Cgroup
+		if !isolate.HasClone3() {
+			return &SetupError{c.Path, "launcher", "clone3(CLONE_INTO_CGROUP)", isolate.Explain("clone3", unix.ENOSYS)}
+		}
 	}
+	fds = append(fds, int(far.Fd()), int(group.Fd()))
 	uid, gid, privileged := c.Plan.Credential()
 	if privileged { // else the program could not open /dev/stdout, which is the pipe again
 		for _, f := range c.outputs {
@@ -506,7 +514,11 @@ func (c *Cmd) requestInit(far *os.File) error {
 			}
 		}
 	}
-	if err := c.launcher.request(request{privileged, c.Plan.FreshNetwork, uid, gid}, fds); err != nil {
+	request, err := c.Plan.ForkRequest(c.Cgroup != nil)
+	if err == nil {
+		err = c.launcher.request(forkers, request, fds)
+	}
+	if err != nil {
 		return &SetupError{c.Path, "host", "request to the launcher", err}
 	}
 	return nil

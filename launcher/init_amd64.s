@@ -17,7 +17,6 @@
 
 #define SYS_read       $0
 #define SYS_sendto     $44
-#define SYS_clone      $56
 #define SYS_wait4      $61
 #define SYS_exit_group $231
 
@@ -50,6 +49,10 @@ read:
 	CMPQ R12, 0(BX)
 	JLT  read
 
+	// A server comes here again.
+begin:
+	MOVQ $0, 40(BX)
+	MOVQ $0, 88(BX)
 	MOVQ 8(BX), R12
 	MOVQ 16(BX), R13
 	XORL R14, R14
@@ -79,23 +82,35 @@ advance:
 
 	// Report the call at R12 and the errno in AX, in the record that the plan has
 	// begun. A child tells its parent,
-	// whose memory it shares, not to go on.
+	// whose memory it shares, not to go on. A server goes on until it has
+	// somebody to tell, and makes no child then; of several the first counts.
 failed:
+	CMPQ 40(BX), $0
+	JNE  told
 	MOVQ $1, 40(BX)
 	MOVQ R12, 88(BX)
 	MOVQ AX, 96(BX)
+told:
+	TESTQ R14, R14
+	JNE  report
+	CMPQ 56(BX), $0
+	JEQ  report
+	CMPQ R12, BX                 // behind its last call
+	JNE  advance
 	JMP  report
 
 partDone:
 	CMPQ R14, $1
 	JEQ  plan                    // a child that has not executed anything is the next init
-	JHI  supervise
-	MOVQ 48(BX), DI
-	TESTQ DI, DI
+	JHI  parentDone
+	CMPQ 40(BX), $0
+	JNE  report
+	MOVQ 48(BX), AX
+	TESTQ AX, AX
 	JEQ  plan                    // nothing to start: another plan follows
-	MOVL SYS_clone, AX
-	XORL SI, SI                  // the same stack: nobody uses it
-	MOVQ 56(BX), DX
+	MOVQ 104(BX), DI
+	MOVQ 112(BX), SI
+	MOVQ 120(BX), DX
 	XORL R10, R10
 	XORL R8, R8
 	SYSCALL
@@ -119,6 +134,10 @@ parent:
 	MOVQ 32(BX), R13
 	MOVL $2, R14
 	JMP  next
+
+parentDone:
+	CMPQ 56(BX), $0
+	JNE  begin
 
 	// Reap until the program itself ends; report it; the kernel kills the rest.
 supervise:
@@ -148,6 +167,12 @@ report:
 	XORL R8, R8
 	XORL R9, R9
 	SYSCALL
+	TESTQ R14, R14
+	JNE  quit
+	CMPQ 56(BX), $0
+	JEQ  quit
+	CMPQ AX, $-9                 // EBADF: no request came, nor will any
+	JNE  begin
 
 quit:
 	MOVL SYS_exit_group, AX

@@ -11,7 +11,6 @@
 #define SYS_read       $63
 #define SYS_exit_group $94
 #define SYS_sendto     $206
-#define SYS_clone      $220
 #define SYS_wait4      $260
 
 #define ARGUMENT(bit, offset, register) \
@@ -41,6 +40,9 @@ read:
 	CMP  R1, R20
 	BLT  read
 
+begin:
+	MOVD ZR, 40(R19)
+	MOVD ZR, 88(R19)
 	MOVD 8(R19), R20
 	MOVD 16(R19), R21
 	MOVD ZR, R22
@@ -70,21 +72,31 @@ advance:
 	B    next
 
 failed:
+	MOVD 40(R19), R1
+	CBNZ R1, told
 	MOVD $1, R1
 	MOVD R1, 40(R19)
 	MOVD R20, 88(R19)
 	MOVD R0, 96(R19)
+told:
+	CBNZ R22, report
+	MOVD 56(R19), R1
+	CBZ  R1, report
+	CMP  R19, R20
+	BNE  advance
 	B    report
 
 partDone:
 	CMP  $1, R22
 	BEQ  plan
-	BHI  supervise
-	MOVD 48(R19), R0
-	CBZ  R0, plan
-	MOVD SYS_clone, R8
-	MOVD ZR, R1
-	MOVD 56(R19), R2
+	BHI  parentDone
+	MOVD 40(R19), R1
+	CBNZ R1, report
+	MOVD 48(R19), R8
+	CBZ  R8, plan
+	MOVD 104(R19), R0
+	MOVD 112(R19), R1
+	MOVD 120(R19), R2
 	MOVD ZR, R3
 	MOVD ZR, R4
 	SVC
@@ -108,6 +120,10 @@ parent:
 	MOVD 32(R19), R21
 	MOVD $2, R22
 	B    next
+
+parentDone:
+	MOVD 56(R19), R1
+	CBNZ R1, begin
 
 supervise:
 	MOVD SYS_wait4, R8
@@ -138,6 +154,11 @@ report:
 	MOVD ZR, R4
 	MOVD ZR, R5
 	SVC
+	CBNZ R22, quit
+	MOVD 56(R19), R1
+	CBZ  R1, quit
+	CMN  $9, R0                  // EBADF
+	BNE  begin
 
 quit:
 	MOVD SYS_exit_group, R8

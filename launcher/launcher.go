@@ -16,11 +16,11 @@
 //	host                        launcher                     the new namespaces
 //	  │ find the profile, make the plan
 //	  ├─ stage one's plan ─────────────────────────────────► (waits in the pair)
-//	  ├─ request, descriptors ──► network namespace, fork,
-//	  │                           identity, control group,
-//	  │                           exec init
+//	  ├─ request, descriptors ──► a forker of its: network
+//	  │                           namespace, control group
+//	  │                             └─ stage one: identity,
 //	  ├─ set-up, v1 groups, trees ─────────────────────────► (waits in the pair)
-//	  │                             └─ stage one: clone ──►  init: dies with the launcher;
+//	  │                                template, clone ───►  init: dies with the launcher;
 //	  │ ◄──────────────────────────────────────────────────  cloned, pidfd; id maps,
 //	  │ the launcher lives                                   groups, mounts, rights
 //	  │ limits are in force
@@ -40,7 +40,9 @@
 //
 // The launcher is this binary, re-executed once from a sealed image, so that
 // starting is as cheap in a host of many gigabytes as in a small one. See
-// package reexec for what main must do.
+// package reexec for what main must do. It is the parent of all and does not start
+// anything itself: a few forkers do, which are processes of init's image and fork in
+// a tenth of the time of a Go program. If one of them is killed, the launcher ends.
 package launcher
 
 import (
@@ -62,16 +64,22 @@ type Config struct{}
 
 // A Launcher starts programs. Its methods are safe for concurrent use.
 type Launcher struct {
-	control *conn
-	process *os.Process
-	pidfd   *os.File      // of process: os.Process has one, but says so only where clone makes it
-	done    chan struct{} // closed when the launcher's process has ended
-	err     error         // of its end, once done is closed
-	close   sync.Once
-	life    context.Context // ends with the launcher's process
+	plain, fresh *forkers
+	process      *os.Process
+	pidfd        *os.File      // of process: os.Process has one, but says so only where clone makes it
+	done         chan struct{} // closed when the launcher's process has ended
+	err          error         // of its end, once done is closed
+	close        sync.Once
+	life         context.Context // ends with the launcher's process
 
 	profiles profiles
 	maps     idMaps
+}
+
+// forkers are those that share a socket of requests.
+type forkers struct {
+	requests *conn
+	plan     *isolate.Sequence // what each of them carries out
 }
 
 var errClosed = errors.New("the launcher is closed")
@@ -82,38 +90,48 @@ func Start(Config) (*Launcher, error) {
 	if err := isolate.Check(); err != nil {
 		return nil, fmt.Errorf("launcher: %w", err)
 	}
-	control, far, err := socketPair()
-	if err != nil {
-		return nil, fmt.Errorf("launcher: %w", err)
-	}
-	farFile := os.NewFile(uintptr(far), "launcher's end")
-	defer farFile.Close()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		control.Close()
 		return nil, fmt.Errorf("launcher: %w", err)
 	}
 	defer null.Close()
-	process, err := reexec.Start(serverName, &os.ProcAttr{
+	l := &Launcher{done: make(chan struct{})}
+	files := []*os.File{null, null, os.Stderr}
+	for i, f := range []**forkers{plainDescriptor: &l.plain, freshDescriptor: &l.fresh} {
+		if f == nil {
+			continue
+		}
+		requests, far, err := socketPair()
+		if err != nil {
+			l.hangUp()
+			return nil, fmt.Errorf("launcher: %w", err)
+		}
+		farFile := os.NewFile(uintptr(far), "launcher's end")
+		defer farFile.Close()
+		files = append(files, farFile)
+		*f = &forkers{requests, isolate.Forker(os.Geteuid() == 0, i == freshDescriptor)}
+	}
+	l.process, err = reexec.Start(serverName, &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"GOTRACEBACK=single"}, // nothing of the host's
-		Files: []*os.File{null, null, os.Stderr, farFile},
+		Files: files,
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		control.Close()
+		l.hangUp()
 		return nil, fmt.Errorf("launcher: %w", err)
 	}
-	pidfd, err := unix.PidfdOpen(process.Pid, 0)
+	pidfd, err := unix.PidfdOpen(l.process.Pid, 0)
 	if err != nil {
-		control.Close()
-		process.Wait()
+		l.hangUp()
+		l.process.Wait()
 		return nil, fmt.Errorf("launcher: %w", os.NewSyscallError("pidfd_open", err))
 	}
-	life, ended := context.WithCancel(context.Background())
-	l := &Launcher{control: control, process: process, pidfd: os.NewFile(uintptr(pidfd), "launcher's pidfd"), life: life, done: make(chan struct{})}
+	l.pidfd = os.NewFile(uintptr(pidfd), "launcher's pidfd")
+	var ended context.CancelFunc
+	l.life, ended = context.WithCancel(context.Background())
 	go func() {
-		state, err := process.Wait()
+		state, err := l.process.Wait()
 		l.err = errors.Join(err, errors.New("the launcher ended: "+state.String()))
 		close(l.done)
 		ended()
@@ -130,12 +148,21 @@ func (l *Launcher) Command(ctx context.Context, path string, args ...string) *Cm
 // Close ends the launcher and with it every program that it started, and waits
 // until the launcher is gone.
 func (l *Launcher) Close() error {
-	l.close.Do(func() { l.control.Close() })
+	l.close.Do(l.hangUp)
 	<-l.done
 	l.profiles.close()
 	l.maps.forget()
 	l.pidfd.Close()
 	return nil
+}
+
+// hangUp lets the forkers end, and with them the launcher.
+func (l *Launcher) hangUp() {
+	for _, f := range []*forkers{l.plain, l.fresh} {
+		if f != nil {
+			f.requests.Close()
+		}
+	}
 }
 
 // Pid is the launcher's process id, for tests and diagnosis.
@@ -150,12 +177,12 @@ func (l *Launcher) lives() bool {
 	return err == nil && info.Signo == 0
 }
 
-// request hands the descriptors to the launcher.
-func (l *Launcher) request(r request, fds []int) error {
-	err := l.control.send(r.encode(), fds...)
+// request has one of the forkers fork.
+func (l *Launcher) request(f *forkers, b []byte, fds []int) error {
+	err := f.requests.send(b, fds...)
 	switch {
 	case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
-		<-l.done // its end of the socket is closed: so it has ended, or is about to
+		<-l.done // a forker's end is closed: so the launcher has ended, or is about to
 		return l.err
 	case errors.Is(err, os.ErrClosed):
 		return errClosed

@@ -23,7 +23,7 @@ type Process struct {
 	plan    *isolate.Plan
 	program string
 	owners  []string // whose its writes are, in words
-	inGroup bool     // it is born in a control group
+	forkers *forkers // one of which forks it
 
 	launcher *Launcher
 
@@ -124,6 +124,8 @@ func (p *Process) await(kind uint64, descriptors int) ([]int, error) {
 func (p *Process) failed(r isolate.Record) error {
 	errno := syscall.Errno(r.Errno)
 	switch r.Kind {
+	case isolate.RecordForkFailed:
+		return p.failure("launcher", p.forkers.plan.CallAt(r.Value), errno)
 	case isolate.RecordStageOneFailed:
 		return p.failure("stage one", p.plan.StageOne.CallAt(r.Value), errno)
 	case isolate.RecordSetUpFailed:
@@ -172,16 +174,7 @@ func (p *Process) advance(r isolate.Record, fds []int) error {
 		return nil
 	}
 	closeAll(fds)
-	switch {
-	case r.Kind != isolate.RecordLaunched:
-		return p.failed(r)
-	case r.Errno != 0:
-		if p.inGroup && r.Errno == uint64(unix.ENOSYS) {
-			return p.failure("launcher", "clone3(CLONE_INTO_CGROUP)", syscall.Errno(r.Errno))
-		}
-		return p.failure("launcher", "start of init, in its control group and network namespace, with setgroups, setgid, setuid and exec", syscall.Errno(r.Errno))
-	}
-	return p.failure("stage one", "clone", fmt.Errorf("it was killed (wait status %#x): is its control group, or the launcher's, one that was killed once, or its memory limit too small?", uint32(r.Value)))
+	return p.failed(r)
 }
 
 // maxMessage keeps a message below the smallest usual socket buffer.
@@ -248,7 +241,7 @@ func (p *Process) sendPlan(plan []byte) error {
 
 // errGone is what end of file says. Init dies with the thread of the launcher whose
 // child it is, which can be before the rest of a launcher that is killed.
-var errGone = errors.New("init was killed, or the launcher has died")
+var errGone = errors.New("init was killed, or the launcher has died: is its control group, or the launcher's, one that was killed once, or its memory limit too small?")
 
 // gone prefers a report to the broken pipe that follows from it.
 func (p *Process) gone(what string, err error) error {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -24,18 +23,10 @@ import (
 func init() { testenv.Role("steps", stepsRole) }
 
 // stepsRole is a host that starts a program and says each step of it. At the
-// step STEP its VICTIM is killed: the host itself, its launcher, or every init
-// there is.
+// step STEP its VICTIM is killed: the host itself, its launcher, one of the forkers,
+// or every stage one and init there is.
 func stepsRole() {
 	at, victim := os.Getenv("STEP"), os.Getenv("VICTIM")
-	if name := os.Getenv("LAUNCHER_STDERR"); name != "" {
-		f, err := os.Create(name)
-		if err != nil {
-			fmt.Println("error", err)
-			return
-		}
-		os.Stderr = f
-	}
 	g, err := cgroup.Open()
 	if err != nil {
 		fmt.Println("error", err)
@@ -46,9 +37,14 @@ func stepsRole() {
 		fmt.Println("error", err)
 		return
 	}
+	forkers := testenv.Forkers(l)
+	if forkers == nil {
+		fmt.Println("error the launcher has no forkers")
+		return
+	}
 	var mu sync.Mutex // templates are made beside starts
 	count := map[string]int{}
-	launcherDies := os.Getenv("LAUNCHER_STDERR") != ""
+	launcherDies := false
 	launcher.SetStep(func(name string) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -64,9 +60,14 @@ func stepsRole() {
 		case "launcher":
 			launcherDies = true
 			unix.Kill(l.Pid(), unix.SIGKILL)
+		case "forker":
+			launcherDies = true
+			unix.Kill(forkers[count[name]%len(forkers)], unix.SIGKILL)
 		case "init":
 			for _, pid := range testenv.Descendants(l.Pid()) {
-				unix.Kill(pid, unix.SIGKILL)
+				if !slices.Contains(forkers, pid) {
+					unix.Kill(pid, unix.SIGKILL)
+				}
 			}
 		}
 	})
@@ -94,9 +95,9 @@ func stepsRole() {
 	} else {
 		fmt.Println("last", cell.Wait().ExitCode)
 	}
-	for deadline := time.Now().Add(5 * time.Second); len(testenv.Descendants(l.Pid())) > 0; {
+	for deadline := time.Now().Add(5 * time.Second); len(testenv.Descendants(l.Pid())) > len(forkers); {
 		if time.Now().After(deadline) {
-			fmt.Println("error processes are left:", testenv.Descendants(l.Pid()))
+			fmt.Println("error processes are left:", testenv.Descendants(l.Pid()), "forkers are", forkers)
 			break
 		}
 		time.Sleep(time.Millisecond) // they have ended; the launcher has yet to reap them
@@ -229,28 +230,18 @@ func TestDeathAtEveryStep(t *testing.T) {
 	perform(t)
 	swept(t)
 	for _, step := range last {
-		t.Run("launcher/"+step, func(t *testing.T) {
-			p := perform(t, "STEP="+step, "VICTIM=launcher")
-			if !strings.Contains(p.said["last"], "launcher") || p.said["closed"] != "<nil>" {
-				t.Errorf("the host without its launcher: %q", p.said)
-			}
-		})
+		for _, victim := range []string{"launcher", "forker"} {
+			t.Run(victim+"/"+step, func(t *testing.T) {
+				p := perform(t, "STEP="+step, "VICTIM="+victim)
+				if !strings.Contains(p.said["last"], "launcher") || p.said["closed"] != "<nil>" {
+					t.Errorf("the host without its launcher: %q", p.said)
+				}
+			})
+		}
 		t.Run("init/"+step, func(t *testing.T) {
 			p := perform(t, "STEP="+step, "VICTIM=init")
 			if p.said["last"] != "7" || p.said["closed"] != "<nil>" {
 				t.Errorf("the start after init's death: %q", p.said)
-			}
-		})
-	}
-	for _, step := range []string{"request taken", "network entered", "forked", "stage one ended"} {
-		t.Run("inside the launcher/"+step, func(t *testing.T) {
-			stderr := filepath.Join(t.TempDir(), launcher.DieAt(step))
-			p := perform(t, "LAUNCHER_STDERR="+stderr)
-			if !strings.Contains(p.said["last"], "launcher") || p.said["closed"] != "<nil>" {
-				t.Errorf("the host without its launcher: %q", p.said)
-			}
-			if said, _ := os.ReadFile(stderr); !strings.HasSuffix(string(said), "step "+step+"\n") {
-				t.Errorf("the launcher did not die at this step: %q", said)
 			}
 		})
 	}

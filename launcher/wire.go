@@ -1,7 +1,6 @@
 package launcher
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -137,54 +136,4 @@ func closeAll(fds []int) {
 	for _, fd := range fds {
 		unix.Close(fd)
 	}
-}
-
-// A request asks the launcher to start init. Its descriptors travel with it, in
-// this order: init's end of the pair, stdin, stdout, stderr, and the control
-// group's directory where there is one.
-type request struct {
-	privileged   bool // take uid and gid, drop supplementary groups
-	freshNetwork bool // start it in a network namespace of its own
-	uid, gid     uint32
-}
-
-const (
-	requestMagic = 0x70726f31 // "pro1": both sides are the same binary; this guards against a stray writer
-	requestSize  = 16
-
-	requestPrivileged   = 1
-	requestFreshNetwork = 2
-
-	minRequest = 4 // descriptors without a control group
-	maxRequest = 5
-)
-
-func (r request) encode() []byte {
-	var flags uint32
-	if r.privileged {
-		flags |= requestPrivileged
-	}
-	if r.freshNetwork {
-		flags |= requestFreshNetwork
-	}
-	var b []byte
-	for _, w := range []uint32{requestMagic, flags, r.uid, r.gid} {
-		b = binary.NativeEndian.AppendUint32(b, w)
-	}
-	return b
-}
-
-func decodeRequest(b []byte, fds int) (request, error) {
-	if len(b) != requestSize || fds < minRequest || fds > maxRequest {
-		return request{}, fmt.Errorf("request of %d bytes with %d descriptors", len(b), fds)
-	}
-	word := func(i int) uint32 { return binary.NativeEndian.Uint32(b[4*i:]) }
-	if word(0) != requestMagic || word(1) > requestPrivileged|requestFreshNetwork {
-		return request{}, errors.New("request is not one of ours")
-	}
-	r := request{privileged: word(1)&requestPrivileged != 0, freshNetwork: word(1)&requestFreshNetwork != 0, uid: word(2), gid: word(3)}
-	if r.privileged && (r.uid == 0 || r.gid == 0) {
-		return request{}, errors.New("a program never gets the id 0 of the host")
-	}
-	return r, nil
 }

@@ -11,27 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FuzzRequest: whatever arrives is refused, or is a request that encodes to the
-// same bytes and never asks for the host's id 0.
-func FuzzRequest(f *testing.F) {
-	f.Add(request{true, true, 65534, 65534}.encode(), 5)
-	f.Add(request{false, false, 0, 0}.encode(), 4)
-	f.Add(request{true, false, 0, 1}.encode(), 4)
-	f.Add([]byte("x"), 0)
-	f.Fuzz(func(t *testing.T, b []byte, fds int) {
-		r, err := decodeRequest(b, fds)
-		if err != nil {
-			return
-		}
-		if fds < minRequest || fds > maxRequest || r.privileged && (r.uid == 0 || r.gid == 0) {
-			t.Errorf("%+v with %d descriptors was taken", r, fds)
-		}
-		if !bytes.Equal(r.encode(), b) {
-			t.Errorf("%x encodes to %x", b, r.encode())
-		}
-	})
-}
-
 // TestReceiveRefusesWhatDoesNotFit, and closes what came with it.
 func TestReceiveRefusesWhatDoesNotFit(t *testing.T) {
 	here, far, err := socketPair()

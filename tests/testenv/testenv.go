@@ -60,6 +60,10 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "testenv:", err)
 		return 1
 	}
+	if len(Forkers(theLauncher)) == 0 {
+		fmt.Fprintln(os.Stderr, "testenv: the launcher has no forkers")
+		return 1
+	}
 	code := m.Run()
 	theLauncher.Close()
 	if copied, err := selfOutside(); err == nil && copied.made {
@@ -186,6 +190,22 @@ func (h held) more(before held) string {
 		}
 	}
 	return strings.Join(leaks, "; ")
+}
+
+// Forkers waits until the launcher has all of its forkers, which stay: six of
+// root's, two of an ordinary user's. Without them it gives none.
+func Forkers(l *launcher.Launcher) []int {
+	want := 6
+	if os.Geteuid() != 0 {
+		want = 2
+	}
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if forkers := Descendants(l.Pid()); len(forkers) == want {
+			return forkers
+		}
+		time.Sleep(time.Millisecond) // their start needs no event of ours
+	}
+	return nil
 }
 
 // Descendants are the living children of a process, and theirs.

@@ -1,0 +1,18 @@
+package isolate
+
+import "testing"
+
+// TestNoRequestForRoot: whatever made the plan, a program of a privileged host never
+// gets the host's id 0.
+func TestNoRequestForRoot(t *testing.T) {
+	for _, ids := range [][2]int{{0, 0}, {0, 1}, {1, 0}} {
+		p := Plan{privileged: true, uid: ids[0], gid: ids[1]}
+		if _, err := p.ForkRequest(false); err == nil {
+			t.Errorf("%d:%d was asked for", ids[0], ids[1])
+		}
+	}
+	p := Plan{privileged: true, uid: 1, gid: 1}
+	if _, err := p.ForkRequest(true); err != nil {
+		t.Error(err)
+	}
+}
