@@ -193,98 +193,172 @@ const (
 func argLow(i uint32) uint32  { return 16 + 8*i }
 func argHigh(i uint32) uint32 { return 20 + 8*i }
 
-func load(offset uint32) unix.SockFilter {
-	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+// An assembler lays a filter out. Each verdict is one place behind the tree, which
+// all leaves share: what the kernel compiles, for each program anew, is half as long
+// as with a return in each leaf.
+type assembler struct {
+	code   []unix.SockFilter
+	jumps  []labels      // of each instruction
+	at     map[label]int // where each label stands
+	places map[verdict]label
+	order  []verdict // of the places
+	last   label
 }
 
-func ret(action uint32) unix.SockFilter {
-	return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: action}
+// A label is an instruction further on. next, the zero label, is the next one.
+type label int
+
+const next label = 0
+
+type labels struct{ yes, no label }
+
+func (a *assembler) label() label {
+	a.last++
+	return a.last
 }
 
-func jump(op uint16, k uint32, ifTrue, ifFalse uint8) unix.SockFilter {
-	return unix.SockFilter{Code: unix.BPF_JMP | op | unix.BPF_K, Jt: ifTrue, Jf: ifFalse, K: k}
+func (a *assembler) emit(i unix.SockFilter) {
+	a.code, a.jumps = append(a.code, i), append(a.jumps, labels{})
 }
 
-// either is: if A == k then yes, else no. Both end in returns.
-func either(k uint32, yes, no []unix.SockFilter) []unix.SockFilter {
-	return slices.Concat([]unix.SockFilter{jump(unix.BPF_JEQ, k, 0, uint8(len(yes)))}, yes, no)
+func (a *assembler) load(offset uint32) {
+	a.emit(unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset})
 }
 
-// checks are the conditions; what allows compares all 64 bits, what refuses the
-// 32 that the kernel looks at.
-func checks(c check) []unix.SockFilter {
-	yes, no := []unix.SockFilter{ret(allow)}, []unix.SockFilter{ret(refuse)}
-	oneOf := func(values []uint32, otherwise []unix.SockFilter) []unix.SockFilter {
-		code := otherwise
-		for _, v := range slices.Backward(values) {
-			code = either(v, yes, code)
-		}
-		return code
+func (a *assembler) ret(action uint32) {
+	a.emit(unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: action})
+}
+
+func (a *assembler) jump(op uint16, k uint32, yes, no label) {
+	a.emit(unix.SockFilter{Code: unix.BPF_JMP | op | unix.BPF_K, K: k})
+	a.jumps[len(a.jumps)-1] = labels{yes, no}
+}
+
+func (a *assembler) is(k uint32, yes, no label) { a.jump(unix.BPF_JEQ, k, yes, no) }
+
+// place is where the verdict is given.
+func (a *assembler) place(v verdict) label {
+	if l, ok := a.places[v]; ok {
+		return l
 	}
-	exactly := func(arg uint32, low []unix.SockFilter) []unix.SockFilter {
-		return append([]unix.SockFilter{load(argHigh(arg))}, either(0, append([]unix.SockFilter{load(argLow(arg))}, low...), no)...)
+	l := a.label()
+	a.places[v] = l
+	a.order = append(a.order, v)
+	return l
+}
+
+// finish resolves the jumps, which reach 255 instructions ahead: a filter that is
+// too long is a mistake of ours.
+func (a *assembler) finish() []unix.SockFilter {
+	distance := func(from int, to label) uint8 {
+		if to == next {
+			return 0
+		}
+		d := a.at[to] - from - 1
+		if d < 0 || d > 255 {
+			panic(fmt.Sprintf("isolate: bug: a jump over %d instructions", d))
+		}
+		return uint8(d)
+	}
+	for i, j := range a.jumps {
+		a.code[i].Jt, a.code[i].Jf = distance(i, j.yes), distance(i, j.no)
+	}
+	return a.code
+}
+
+// check asks for a condition; what allows compares all 64 bits, what refuses the
+// 32 that the kernel looks at.
+func (a *assembler) check(c check) {
+	yes, no := a.place(verdict{action: allow}), a.place(verdict{action: refuse})
+	oneOf := func(values ...uint32) {
+		for i, v := range values {
+			otherwise := next
+			if i == len(values)-1 {
+				otherwise = no
+			}
+			a.is(v, yes, otherwise)
+		}
+	}
+	whole := func(arg uint32) {
+		a.load(argHigh(arg))
+		a.is(0, next, no)
+		a.load(argLow(arg))
+	}
+	// without refuses an argument that has any of the bits, in the half that the
+	// kernel looks at.
+	without := func(arg, bits uint32) {
+		a.load(argLow(arg))
+		a.jump(unix.BPF_JSET, bits, no, yes)
+	}
+	// A set-user-ID file that a program leaves in a directory of the host would run
+	// as the program's id outside for whoever finds it there, out of the cell. As
+	// systemd's RestrictSUIDSGID=, and for O_TMPFILE as well. The kernel looks at the
+	// low sixteen bits of a mode.
+	withoutSetID := func(mode uint32) { without(mode, unix.S_ISUID|unix.S_ISGID) }
+	// Only an open that may create has a mode, behind the flags.
+	whereCreated := func(openFlags uint32) {
+		const create = unix.O_CREAT | unix.O_TMPFILE&^unix.O_DIRECTORY
+		a.load(argLow(openFlags))
+		a.jump(unix.BPF_JSET, create, next, yes)
+		withoutSetID(openFlags + 1)
 	}
 	switch c {
 	case checkClone:
 		// Not CLONE_NEWTIME: clone takes that bit for part of the exit signal.
-		const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
-		return without(0, namespaces)
+		without(0, unix.CLONE_NEWNS|unix.CLONE_NEWUTS|unix.CLONE_NEWIPC|unix.CLONE_NEWUSER|unix.CLONE_NEWPID|unix.CLONE_NEWNET|unix.CLONE_NEWCGROUP)
 	case checkIoctl:
-		return append([]unix.SockFilter{load(argLow(1))}, either(unix.TIOCSTI, no, either(tioclinux, no, yes))...)
+		a.load(argLow(1))
+		a.is(unix.TIOCSTI, no, next)
+		a.is(tioclinux, no, yes)
 	case checkPersonality:
-		return exactly(0, oneOf([]uint32{0, 0xffffffff}, no))
+		whole(0)
+		oneOf(0, 0xffffffff)
 	case checkPrlimit: // RLIMIT_CORE may be looked at, not set
-		set := append([]unix.SockFilter{load(argHigh(2))}, either(0, append([]unix.SockFilter{load(argLow(2))}, either(0, yes, no)...), no)...)
-		return append([]unix.SockFilter{load(argLow(1))}, either(unix.RLIMIT_CORE, set, yes)...)
+		a.load(argLow(1))
+		a.is(unix.RLIMIT_CORE, next, yes)
+		whole(2)
+		a.is(0, yes, no)
 	case checkSetrlimit:
-		return append([]unix.SockFilter{load(argLow(0))}, either(unix.RLIMIT_CORE, no, yes)...)
+		a.load(argLow(0))
+		a.is(unix.RLIMIT_CORE, no, yes)
 	case checkShmat: // a segment that is written must not be executed
-		return without(2, shmExec)
+		without(2, shmExec)
 	case checkHugeMap: // memory.max does not count huge pages: hugetlb.rst
-		return without(3, unix.MAP_HUGETLB)
+		without(3, unix.MAP_HUGETLB)
 	case checkHugeSegment:
-		return without(2, shmHugeTLB)
+		without(2, shmHugeTLB)
 	case checkRename: // it leaves a device file where the old name was
-		return without(4, unix.RENAME_WHITEOUT)
+		without(4, unix.RENAME_WHITEOUT)
 	case checkSocket, checkSocketNetlink:
-		internet := exactly(2, oneOf([]uint32{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6}, no))
-		families := no
+		internet := a.label()
+		whole(0)
+		a.is(unix.AF_UNIX, yes, next)
+		a.is(unix.AF_INET, internet, next)
 		if c == checkSocketNetlink {
-			families = either(unix.AF_NETLINK, exactly(2, oneOf([]uint32{unix.NETLINK_ROUTE}, no)), no)
+			a.is(unix.AF_INET6, internet, next)
+			a.is(unix.AF_NETLINK, next, no)
+			whole(2)
+			a.is(unix.NETLINK_ROUTE, yes, no)
+		} else {
+			a.is(unix.AF_INET6, internet, no)
 		}
-		families = either(unix.AF_INET6, internet, families)
-		families = either(unix.AF_INET, internet, families)
-		return exactly(0, either(unix.AF_UNIX, yes, families))
+		a.at[internet] = len(a.code)
+		whole(2)
+		oneOf(0, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6)
 	case checkSocketpair:
-		return exactly(0, oneOf([]uint32{unix.AF_UNIX}, no))
+		whole(0)
+		a.is(unix.AF_UNIX, yes, no)
 	case checkModeSecond:
-		return withoutSetID(1)
+		withoutSetID(1)
 	case checkModeThird:
-		return withoutSetID(2)
+		withoutSetID(2)
 	case checkOpen:
-		return whereCreated(1)
+		whereCreated(1)
 	case checkOpenat:
-		return whereCreated(2)
+		whereCreated(2)
+	default:
+		panic("isolate: bug: no such check")
 	}
-	panic("isolate: bug: no such check")
-}
-
-// A set-user-ID file that a program leaves in a directory of the host would run
-// as the program's id outside for whoever finds it there, out of the cell. As
-// systemd's RestrictSUIDSGID=, and for O_TMPFILE as well. The kernel looks at the
-// low sixteen bits of a mode.
-func withoutSetID(mode uint32) []unix.SockFilter { return without(mode, unix.S_ISUID|unix.S_ISGID) }
-
-// without refuses an argument that has any of the bits, in the half that the kernel
-// looks at.
-func without(arg, bits uint32) []unix.SockFilter {
-	return []unix.SockFilter{load(argLow(arg)), jump(unix.BPF_JSET, bits, 0, 1), ret(refuse), ret(allow)}
-}
-
-// whereCreated: only an open that may create has a mode, behind the flags.
-func whereCreated(openFlags uint32) []unix.SockFilter {
-	const create = unix.O_CREAT | unix.O_TMPFILE&^unix.O_DIRECTORY
-	return append([]unix.SockFilter{load(argLow(openFlags)), jump(unix.BPF_JSET, create, 1, 0), ret(allow)}, withoutSetID(openFlags+1)...)
 }
 
 const (
@@ -295,33 +369,51 @@ const (
 )
 
 // tree is a binary search over the ranges, with A = the number.
-func tree(r []verdictRange) []unix.SockFilter {
-	if len(r) == 1 {
-		if r[0].check != checkNone {
-			return checks(r[0].check)
-		}
-		return []unix.SockFilter{ret(r[0].action)}
-	}
+func (a *assembler) tree(r []verdictRange) {
 	mid := len(r) / 2
-	below, above := tree(r[:mid]), tree(r[mid:])
-	head := []unix.SockFilter{jump(unix.BPF_JGE, r[mid].first, uint8(len(below)), 0)}
-	if len(below) > 255 { // conditional jumps are short, unconditional ones are not
-		head = []unix.SockFilter{
-			jump(unix.BPF_JGE, r[mid].first, 0, 1),
-			{Code: unix.BPF_JMP | unix.BPF_JA, K: uint32(len(below))},
-		}
+	below, above := r[:mid], r[mid:]
+	yes, no := next, next // a subtree follows; of two the first
+	if len(above) == 1 {
+		yes = a.place(above[0].verdict)
 	}
-	return slices.Concat(head, below, above)
+	if len(below) == 1 {
+		no = a.place(below[0].verdict)
+	}
+	if yes == next && no == next {
+		yes = a.label()
+	}
+	a.jump(unix.BPF_JGE, above[0].first, yes, no)
+	if len(below) > 1 {
+		a.tree(below)
+	}
+	if len(above) > 1 {
+		if len(below) > 1 {
+			a.at[yes] = len(a.code)
+		}
+		a.tree(above)
+	}
 }
 
 // filter is the program for an architecture; a foreign one ends the process.
 func filter(auditArch uint32, table []syscallEntry, network Network) []unix.SockFilter {
-	return slices.Concat([]unix.SockFilter{
-		load(dataArch),
-		jump(unix.BPF_JEQ, auditArch, 1, 0),
-		ret(kill),
-		load(dataNumber),
-	}, tree(ranges(table, network)))
+	a := &assembler{at: map[label]int{}, places: map[verdict]label{}}
+	a.load(dataArch)
+	a.is(auditArch, next, a.place(verdict{action: kill}))
+	a.load(dataNumber)
+	a.tree(ranges(table, network))
+	for _, v := range slices.Clone(a.order) { // conditions end in returns, which are behind them
+		if v.check != checkNone {
+			a.at[a.places[v]] = len(a.code)
+			a.check(v.check)
+		}
+	}
+	for _, v := range a.order {
+		if v.check == checkNone {
+			a.at[a.places[v]] = len(a.code)
+			a.ret(v.action)
+		}
+	}
+	return a.finish()
 }
 
 // filterFor is the filter for a GOARCH that we support.
