@@ -73,7 +73,7 @@ func TestForker(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer requests.Close()
-			pid, err := startForker(image, far, plan)
+			forker, err := startForker(image, far, plan)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -120,10 +120,12 @@ func TestForker(t *testing.T) {
 				}
 				requests.Close()
 			}
-			var status unix.WaitStatus
-			if _, err := unix.Wait4(pid, &status, 0, nil); err != nil || status != 0 {
-				t.Errorf("the forker's end: %v, %#x", err, status)
+			const exited = 1 // CLD_EXITED: waitid(2)
+			var end unix.Siginfo
+			if err := unix.Waitid(unix.P_PIDFD, forker, &end, unix.WEXITED, nil); err != nil || end.Code != exited {
+				t.Errorf("the forker's end: %v, code %d", err, end.Code)
 			}
+			unix.Close(forker)
 			for _, child := range children() { // what it forked: stage ones, and their inits
 				if !slices.Contains(before, child) {
 					unix.Wait4(child, nil, 0, nil)

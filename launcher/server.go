@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -38,9 +39,8 @@ const (
 )
 
 // serve is the launcher: it starts forkers, is the parent of all that they fork, and
-// ends when one of them does, as they all do when the host's end of their socket is
-// gone. Its end kills them and every init by their parent-death signals. It sees
-// nothing of any program.
+// ends when the host's end of their sockets is gone, or one of them is killed. Its end
+// kills every init by its parent-death signal. It sees nothing of any program.
 func serve() {
 	if err := serveForkers(); err != nil {
 		os.Stderr.WriteString("proscenium-launcher: " + err.Error() + "\n")
@@ -70,7 +70,7 @@ func serveForkers() error {
 	if err != nil {
 		return err
 	}
-	forkers := map[int]bool{}
+	var forkers []int // pidfds
 	privileged := os.Geteuid() == 0
 	for _, f := range []struct {
 		fresh            bool
@@ -85,18 +85,21 @@ func serveForkers() error {
 			f.number = 0 // an ordinary user has no right to make one, but in a user namespace
 		}
 		for range f.number {
-			pid, err := startForker(image, f.requests, plan)
+			pidfd, err := startForker(image, f.requests, plan)
 			if err != nil {
 				return fmt.Errorf("start of a forker: %w", err)
 			}
-			forkers[pid] = true
+			forkers = append(forkers, pidfd)
 		}
-		unix.Close(f.requests) // only forkers hold it: their end is that of the socket
 	}
-	return reap(forkers)
+	// The kernel reaps for us, from now on and without waking us for each start. Not
+	// before: what is ignored stays ignored over an exec, and inits wait for children.
+	signal.Ignore(syscall.SIGCHLD)
+	return await(forkers)
 }
 
-func startForker(image string, requests int, plan []byte) (pid int, err error) {
+// startForker gives its pidfd.
+func startForker(image string, requests int, plan []byte) (pidfd int, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, os.NewSyscallError("socketpair", err)
@@ -106,34 +109,37 @@ func startForker(image string, requests int, plan []byte) (pid int, err error) {
 		return 0, os.NewSyscallError("sendmsg", err)
 	}
 	null := uintptr(0) // as Start has laid out
-	return syscall.ForkExec(image, []string{"proscenium-forker"}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(image, []string{"proscenium-forker"}, &syscall.ProcAttr{
 		Files: []uintptr{null, null, null, uintptr(pair[1]), uintptr(requests)},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
+	if err != nil {
+		return 0, err
+	}
+	pidfd, err = unix.PidfdOpen(pid, 0)
+	return pidfd, os.NewSyscallError("pidfd_open", err)
 }
 
-// reap waits for every child: stage ones and inits, whose ends the hosts see by
-// themselves, until one of the forkers is among them. The others then end as well.
-func reap(forkers map[int]bool) error {
-	var status syscall.WaitStatus
+// await waits until the host is gone, or does without us, or one of the forkers has
+// ended. It leaves none.
+func await(forkers []int) error {
+	watched := []unix.PollFd{{Fd: plainDescriptor}, {Fd: freshDescriptor}} // for POLLHUP
+	for _, f := range forkers {
+		watched = append(watched, unix.PollFd{Fd: int32(f), Events: unix.POLLIN})
+	}
 	for {
-		pid, err := syscall.Wait4(-1, &status, 0, nil)
-		if err != nil && err != syscall.EINTR {
-			return os.NewSyscallError("wait4", err)
-		}
-		if forkers[pid] {
-			delete(forkers, pid)
+		if _, err := unix.Poll(watched, -1); err == nil {
 			break
+		} else if err != unix.EINTR {
+			return os.NewSyscallError("poll", err)
 		}
 	}
-	for pid := range forkers {
-		unix.Kill(pid, unix.SIGKILL)
+	for _, f := range forkers {
+		unix.PidfdSendSignal(f, unix.SIGKILL, nil, 0)
+		ended(f, -1)
 	}
-	for pid := range forkers {
-		syscall.Wait4(pid, nil, 0, nil)
+	if (watched[0].Revents|watched[1].Revents)&unix.POLLHUP == 0 {
+		return errors.New("a forker was killed")
 	}
-	if status != 0 {
-		return fmt.Errorf("a forker ended: signal: %v", status.Signal())
-	}
-	return nil // the host is gone, or does without us
+	return nil
 }

@@ -82,10 +82,14 @@ func aSleeper(t *testing.T, mounts ...isolate.Mount) (pid int) {
 func TestT09InitAndLauncherAreClosed(t *testing.T) {
 	testenv.NoLeaks(t)
 	init, server := parentOf(t, aSleeper(t)), testenv.Launcher(t).Pid()
-	out, err := outside(t, outerID(), "outsider", itoa(server)).Output()
+	closed := []string{itoa(server)}
+	for _, forker := range testenv.Forkers(testenv.Launcher(t)) {
+		closed = append(closed, itoa(forker))
+	}
+	out, err := outside(t, outerID(), "outsider", closed...).Output()
 	judge(t, "an outsider with the programs' id", out, err)
 	if os.Geteuid() == 0 {
-		out, err := outside(t, user, "outsider", itoa(init), itoa(server)).Output()
+		out, err := outside(t, user, "outsider", append(closed, itoa(init))...).Output()
 		judge(t, "an outsider", out, err)
 	}
 	for _, image := range []string{testenv.Self(t), fmt.Sprintf("/proc/%d/exe", server)} {

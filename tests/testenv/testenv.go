@@ -200,7 +200,11 @@ func Forkers(l *launcher.Launcher) []int {
 		want = 2
 	}
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
-		if forkers := Descendants(l.Pid()); len(forkers) == want {
+		forkers := slices.DeleteFunc(Descendants(l.Pid()), func(pid int) bool {
+			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			return string(name) != "proscenium-fork\n"
+		})
+		if len(forkers) == want {
 			return forkers
 		}
 		time.Sleep(time.Millisecond) // their start needs no event of ours
