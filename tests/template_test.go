@@ -220,8 +220,11 @@ func TestWarmCells(t *testing.T) {
 		cmd.Isolation.Allow = []string{"/usr/bin/echo", "/usr/bin/seq"}
 		return testenv.Prepare(t, cmd)
 	}
-	inits := func() []int { return testenv.Descendants(l.Pid()) }
-	reaped := func(most int) { // a moment after the end, by the launcher
+	forkers := testenv.Forkers(l)
+	inits := func() []int {
+		return slices.DeleteFunc(testenv.Descendants(l.Pid()), func(pid int) bool { return slices.Contains(forkers, pid) })
+	}
+	reaped := func(most int) { // a moment after the end
 		t.Helper()
 		for ctx := testenv.Context(t); len(inits()) > most; runtime.Gosched() {
 			if ctx.Err() != nil {
