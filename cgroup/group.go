@@ -496,9 +496,10 @@ func sweep(dir string) {
 	if err != nil {
 		return // Open will say why
 	}
+	deadline := time.Now().Add(dyingTimeout)
 	for _, e := range entries {
 		if e.IsDir() && abandoned(e.Name()) {
-			killAndRemove(filepath.Join(dir, e.Name()))
+			killAndRemove(filepath.Join(dir, e.Name()), deadline)
 		}
 	}
 }
@@ -545,7 +546,7 @@ func dead(pid int, start string) bool {
 
 // killAndRemove ends what a dead owner's programs still are. Not who is in its
 // supervisor leaf: that is no program of ours, and may be this very process.
-func killAndRemove(dir string) {
+func killAndRemove(dir string, deadline time.Time) {
 	leaves, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
 	for _, procs := range leaves {
 		if leaf := filepath.Dir(procs); filepath.Base(leaf) != supervisor {
@@ -557,11 +558,12 @@ func killAndRemove(dir string) {
 	// the owner, perhaps not quite yet.
 	leaf := filepath.Join(dir, supervisor)
 	members, _ := readFile(filepath.Join(leaf, "cgroup.procs"))
-	if !slices.Contains(strings.Fields(string(members)), strconv.Itoa(os.Getpid())) {
-		awaitEmpty(leaf, dyingTimeout)
+	if patience := time.Until(deadline); patience > 0 && !slices.Contains(strings.Fields(string(members)), strconv.Itoa(os.Getpid())) {
+		awaitEmpty(leaf, patience)
 	}
 	removeInstance(dir)
 }
 
-// dyingTimeout is short: they may as well be others, who came along.
+// dyingTimeout is short, for all of them together: they may as well be others, who
+// came along.
 const dyingTimeout = 100 * time.Millisecond

@@ -23,7 +23,7 @@ type Plan struct {
 	// all that can be done before it is known that the start goes on; then Program,
 	// which starts the program and waits for it.
 	StageOne, SetUp, Program Sequence
-	// FreshNetwork is a launcher that makes the network namespace ahead, off
+	// FreshNetwork is a forker that makes the network namespace ahead, off
 	// the path of the start; else stage one's clone does.
 	FreshNetwork bool
 	// InTemplate is a start that finds its root made.
@@ -284,7 +284,7 @@ func (c *compiler) compile() error {
 	return nil
 }
 
-// freshNetwork: a privileged host's launcher makes network namespaces, the
+// freshNetwork: a privileged host's forkers make network namespaces, the
 // dearest of all, ahead. They are then owned by the host's user namespace, in
 // which the program is nobody.
 func (p *Profile) freshNetwork() bool {

@@ -156,7 +156,7 @@ func explain(read settings, call string, err error) error {
 		if masked := maskedProc(read); len(masked) > 0 {
 			return &RestrictedError{Restriction{"/proc is masked: " + strings.Join(masked, ", "), "as in a container: the kernel gives no new /proc to who sees only a part of the old one", RemedyMaskedProc}, err}
 		}
-	case name == "clone" && (errno == unix.ENOSPC || errno == unix.EUSERS) || refused && (name == "clone" || name == "write" || name == "openat" || name == "capset" || name == "mount" || name == "unshare"):
+	case (name == "clone" || name == "unshare") && (errno == unix.ENOSPC || errno == unix.EUSERS) || refused && (name == "clone" || name == "write" || name == "openat" || name == "capset" || name == "mount" || name == "unshare"):
 		// AppArmor lets the namespace be made and refuses what is done in it.
 		if r := restrictions(read); len(r) > 0 {
 			return &RestrictedError{r[0], err}
@@ -164,7 +164,7 @@ func explain(read settings, call string, err error) error {
 		if name == "clone" && strings.Contains(read("/proc/self/status"), "\nSeccomp:\t2") {
 			return &RestrictedError{Restriction{"a system call filter around this process", "a container engine's?", "let the container make user namespaces: --security-opt seccomp=unconfined, or a profile that allows clone with namespaces"}, err}
 		}
-		if name == "clone" && errno != unix.EPERM {
+		if !refused {
 			return fmt.Errorf("%w: this host has as many namespaces as user.max_user_namespaces and its siblings allow", err)
 		}
 	}

@@ -3,6 +3,7 @@ package isolate
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 
@@ -58,7 +59,7 @@ var Features = []Feature{
 	{Name: "openat2", Since: "5.6", Why: "paths are resolved without links", calls: []string{"openat2"}, anybody: true, probe: probeCall(unix.SYS_OPENAT2, ^uintptr(0), 0, 0, 0)},
 	{Name: "birth in a control group (clone3)", Since: "5.7", Why: "limits are in force at the first instruction", Without: "a start with limits fails", calls: []string{"clone3"}, anybody: true, probe: probeCall(unix.SYS_CLONE3, 0, 0)},
 	{Name: "proc with subset=pid and hidepid", Since: "5.8", Why: "/proc shows the program's own processes only"}, // a start names the mount
-	{Name: "close_range", Since: "5.9; CLOSE_RANGE_CLOEXEC 5.11", Why: "no descriptor leaks", calls: []string{"close_range"}, anybody: true, probe: probeCall(unix.SYS_CLOSE_RANGE, 1, 0, 0)},
+	{Name: "close_range", Since: "5.9; CLOSE_RANGE_CLOEXEC 5.11", Why: "no descriptor leaks", calls: []string{"close_range"}, anybody: true, probe: closesRange},
 	{Name: "mount_setattr", Since: "5.12", Why: "binds become read-only", calls: []string{"mount_setattr"}, probe: probeCall(unix.SYS_MOUNT_SETATTR, ^uintptr(0), 0, 0, 0, 0)},
 	{Name: "session keyrings", Since: "2.6.18", Why: "keys of the host are not the program's", Without: "a kernel without keys has none to share; one that only refuses the call is an error", calls: []string{"keyctl"}, anybody: true, probe: probeCall(unix.SYS_KEYCTL, ^uintptr(0))},
 	{Name: "pidfd_open", Since: "5.3", Why: "the ends of init and launcher are seen by it", calls: []string{"pidfd_open"}, anybody: true, probe: probeCall(unix.SYS_PIDFD_OPEN, ^uintptr(0), 0)},
@@ -108,6 +109,12 @@ func featureOf(call string) (Feature, bool) {
 		return Feature{}, false
 	}
 	return Features[i], true
+}
+
+// closesRange closes nothing. Every errno counts: without this call descriptors leak,
+// and a forker that cannot make it serves nobody.
+func closesRange() error {
+	return unix.CloseRange(math.MaxUint32, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 }
 
 func exists(path string) func() error {

@@ -1,8 +1,10 @@
 package isolate
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -25,8 +27,8 @@ const (
 	ForkerRequests         = 4
 	ForkRequestDescriptors = 5
 
-	forkerHost  = 3
-	forkerGroup = 5
+	forkerGroup     = 5
+	forkRequestSize = 24
 )
 
 // Forker is the plan of one: with a fresh network namespace for each of its
@@ -34,16 +36,21 @@ const (
 // the launcher's. Host and launcher, which are both privileged or neither, make the
 // same.
 func Forker(privileged, freshNetwork bool) *Sequence {
-	s := &Sequence{serves: true, failed: RecordForkFailed}
+	s := &Sequence{failed: RecordForkFailed}
 	first := func(call *Call) { s.Init = append(s.Init, call) }
 	child := func(call *Call) { s.Child = append(s.Child, call) }
 
+	// Again: the exec of a host with a set-id bit has cleared it.
+	first(sys("prctl", flags("PR_SET_PDEATHSIG"), flags("SIGKILL")))
 	first(sys("prctl", flags("PR_SET_DUMPABLE"), num(0)))
 	first(sys("prctl", flags("PR_SET_NAME"), str("proscenium-fork")))
+	// What ends a service is sent to all of its processes. The host decides how it ends.
+	first(sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: bytes.Repeat([]byte{0xff}, 8)}, 0, "~[]"), null, num(8)))
 	first(sys("close_range", num(0), num(ForkerRequests-1), num(0)))
 	first(sys("close_range", num(ForkerRequests+1), num(0xffffffff), num(0)))
 	if freshNetwork {
-		// A failure is told to the next request, of which there then is no child.
+		// A failure is told to the next request, of which there then is no child: see
+		// IsAhead.
 		first(sys("unshare", flags("CLONE_NEWNET")))
 	}
 	args := &block{bytes: make([]byte, cloneArgsSize)}
@@ -54,9 +61,9 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 	control := &block{bytes: make([]byte, unix.CmsgSpace(4*ForkRequestDescriptors))}
 	iov := &block{words: []Arg{at(args, 0, ""), num(8), at(ids, 0, ""), num(16)}}
 	message := &block{words: []Arg{null, num(0), at(iov, 0, ""), num(2), at(control, 0, ""), num(int64(len(control.bytes))), num(0)}}
-	first(sys("recvmsg", num(ForkerRequests), at(message, 0, "{flags, ids, SCM_RIGHTS=[5 descriptors]}"), num(0)))
-	// Fails where no request came: the host is gone.
-	first(sys("dup3", num(forkerHost), num(forkerGroup+1), num(0)))
+	s.serves = sys("recvmsg", num(ForkerRequests), at(message, 0, "{flags, ids, SCM_RIGHTS=[5 descriptors]}"), num(0))
+	first(s.serves.tolerate(forkRequestSize))
+	first(sys("dup3", num(forkerGroup), num(forkerGroup+1), num(0))) // are they complete?
 
 	if HasClone3() {
 		s.Clone = sys("clone3", at(args, 0, "{CLONE_PARENT|<CLONE_INTO_CGROUP>, cgroup=5}"), num(cloneArgsSize), null)
@@ -65,6 +72,8 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 	}
 
 	child(sys("close_range", num(ForkerRequests), num(0xffffffff), num(0)))
+	// PID 1 ignores what it does not wait for, unless it is blocked.
+	child(sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: make([]byte, 8)}, 0, "[]"), null, num(8)))
 	if privileged {
 		child(sys("setgroups", num(0), null))
 		child(sys("setgid", Arg{block: ids, offset: 8, load: true, text: "<gid>"}))
@@ -97,6 +106,10 @@ func (p *Plan) ForkRequest(inGroup bool) ([]byte, error) {
 	b = binary.NativeEndian.AppendUint64(b, uint64(p.uid))
 	return binary.NativeEndian.AppendUint64(b, uint64(p.gid)), nil
 }
+
+// IsAhead is whether a forker makes the call, which CallAt has named, before it is
+// asked to: its failure may be an old one, and the forker has tried again since.
+func IsAhead(call string) bool { return strings.HasPrefix(call, "unshare(") }
 
 // HasClone3 is whether the kernel has clone3 (Linux 5.3) and lets us use it: the
 // filters of container engines do not all.

@@ -17,15 +17,16 @@ import (
 //
 // The first call that fails ends everything; init reports which one it was.
 //
-// One that serves begins again instead of waiting, as often as it is asked to: see
-// Forker.
+// One that serves begins again instead of waiting. What it cannot do before it is
+// asked is told to who asks, and there then is no child; a request that is not
+// complete, the end of file for one, ends it. See Forker.
 type Sequence struct {
 	Init   []*Call
 	Clone  *Call // nil: none
 	Child  []*Call
 	Parent []*Call
 
-	serves bool
+	serves *Call  // the Init call that takes a request of as many bytes as it tolerates
 	failed uint64 // the kind of record if a call fails
 
 	encoded []byte // remembered
@@ -177,8 +178,8 @@ func (s *Sequence) Encode() ([]byte, error) {
 			e.put(headArgs+8*i, e.value(a))
 		}
 	}
-	if s.serves {
-		e.put(headServes, 1)
+	if s.serves != nil {
+		e.put(headServes, e.results[s.serves]-callResult)
 	}
 	e.put(headRecord, s.failed)
 	e.put(headSize, uint64(len(e.out)))

@@ -36,8 +36,8 @@ type Cmd struct {
 	// isolate.Hardened.
 	Isolation isolate.Spec
 	// Cgroup is the open directory of a cgroup v2 group in which the program is
-	// born, by which its limits hold from the first instruction on. Nil: the
-	// launcher's own.
+	// born, by which its limits hold from the first instruction on. Nil: that of
+	// the launcher's forkers.
 	Cgroup *os.File
 	// CgroupTasks, where set, gives the open tasks files of v1 groups, CgroupCount
 	// of them. Init joins each before it does anything for the program. It is called
@@ -65,7 +65,7 @@ type Cmd struct {
 // print it. errors.Is knows the errno.
 type SetupError struct {
 	Program string
-	Step    string // who made the call: "host", "launcher", "stage one", "init"
+	Step    string // who made the call: "host", "launcher", "forker", "stage one", "init"
 	Call    string
 	Err     error
 }
@@ -347,6 +347,9 @@ func (c *Cmd) newCell() (*cell, error) {
 		return nil, err
 	}
 	w, err := c.cellOf(profile, template, known)
+	for ahead, again := new(aheadError), 0; again < freshForkers && errors.As(err, &ahead); again++ {
+		w, err = c.cellOf(profile, template, known) // each forker has one such failure at most
+	}
 	if stale := known && (errors.Is(err, errStale) || err != nil && !profile.Fresh()); !stale {
 		return w, err
 	}
@@ -502,7 +505,7 @@ func (c *Cmd) requestInit(forkers *forkers, far *os.File) error {
 	if c.Cgroup != nil {
 		group = c.Cgroup
 		if !isolate.HasClone3() {
-			return &SetupError{c.Path, "launcher", "clone3(CLONE_INTO_CGROUP)", isolate.Explain("clone3", unix.ENOSYS)}
+			return &SetupError{c.Path, "forker", "clone3(CLONE_INTO_CGROUP)", isolate.Explain("clone3", unix.ENOSYS)}
 		}
 	}
 	fds = append(fds, int(far.Fd()), int(group.Fd()))

@@ -1,7 +1,7 @@
 #include "textflag.h"
 
-// Init: the program that a launcher's child runs, as PID 1 of the new
-// namespaces and, before that, as stage one. It reads a plan from descriptor 3
+// Init: the program of the launcher's children, as a forker, in what that forks as
+// stage one, and as PID 1 of the new namespaces. It reads a plan from descriptor 3
 // into its buffer and carries it out. isolate/layout.go draws the plan.
 //
 // The law of this file: position of text and buffer are those of image.go and
@@ -70,6 +70,8 @@ next:
 	MOVQ (R12), AX
 	SYSCALL
 	MOVQ AX, 24(R12)
+	CMPQ R12, 56(BX)
+	JEQ  request
 	CMPQ AX, $-4095
 	JCS  advance
 	NEGQ AX
@@ -79,6 +81,12 @@ next:
 advance:
 	ADDQ $80, R12
 	JMP  next
+
+	// A request that is not whole, or none: the host is gone.
+request:
+	CMPQ AX, 16(R12)
+	JEQ  advance
+	JMP  quit
 
 	// Report the call at R12 and the errno in AX, in the record that the plan has
 	// begun. A child tells its parent,
@@ -95,9 +103,11 @@ told:
 	JNE  report
 	CMPQ 56(BX), $0
 	JEQ  report
-	CMPQ R12, BX                 // behind its last call
-	JNE  advance
-	JMP  report
+	CMPQ R12, BX                 // the clone: it was asked
+	JEQ  report
+	CMPQ R12, 56(BX)
+	JHI  quit                    // the request is not complete
+	JMP  advance
 
 partDone:
 	CMPQ R14, $1
@@ -170,8 +180,6 @@ report:
 	TESTQ R14, R14
 	JNE  quit
 	CMPQ 56(BX), $0
-	JEQ  quit
-	CMPQ AX, $-9                 // EBADF: no request came, nor will any
 	JNE  begin
 
 quit:

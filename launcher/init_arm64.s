@@ -60,6 +60,9 @@ next:
 	MOVD (R20), R8
 	SVC
 	MOVD R0, 24(R20)
+	MOVD 56(R19), R1
+	CMP  R1, R20
+	BEQ  request
 	CMN  $4095, R0
 	BLO  advance
 	NEG  R0, R0
@@ -70,6 +73,12 @@ next:
 advance:
 	ADD  $80, R20, R20
 	B    next
+
+request:
+	MOVD 16(R20), R1
+	CMP  R1, R0
+	BEQ  advance
+	B    quit
 
 failed:
 	MOVD 40(R19), R1
@@ -83,8 +92,10 @@ told:
 	MOVD 56(R19), R1
 	CBZ  R1, report
 	CMP  R19, R20
-	BNE  advance
-	B    report
+	BEQ  report
+	CMP  R1, R20
+	BHI  quit
+	B    advance
 
 partDone:
 	CMP  $1, R22
@@ -156,9 +167,7 @@ report:
 	SVC
 	CBNZ R22, quit
 	MOVD 56(R19), R1
-	CBZ  R1, quit
-	CMN  $9, R0                  // EBADF
-	BNE  begin
+	CBNZ R1, begin
 
 quit:
 	MOVD SYS_exit_group, R8

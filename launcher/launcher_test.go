@@ -38,6 +38,35 @@ func TestExitStatus(t *testing.T) {
 	}
 }
 
+// TestSignalsToTheService: what a service manager or a terminal sends to every
+// process of a service is the host's to answer. Programs go on, and can be started.
+func TestSignalsToTheService(t *testing.T) {
+	testenv.NoLeaks(t)
+	l := testenv.Launcher(t)
+	cat := l.Command(context.Background(), "/usr/bin/cat")
+	in, err := cat.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cat.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGALRM} {
+		for _, pid := range append(testenv.Forkers(l), l.Pid()) {
+			if err := syscall.Kill(pid, sig); err != nil {
+				t.Errorf("%v to %d: %v", sig, pid, err)
+			}
+		}
+		if out, err := l.Command(context.Background(), "/usr/bin/echo", "hello").Output(); err != nil || string(out) != "hello\n" {
+			t.Fatalf("after %v: %q, %v", sig, out, err)
+		}
+	}
+	in.Close()
+	if err := cat.Wait(); err != nil {
+		t.Errorf("the program of before: %v", err)
+	}
+}
+
 func TestKill(t *testing.T) {
 	testenv.NoLeaks(t)
 	l := testenv.Launcher(t)

@@ -19,8 +19,7 @@ const serverName = "proscenium-launcher"
 func init() {
 	reexec.Register(serverName, serve)
 	// Here and not in main: what a program links besides (Prometheus, wazero)
-	// is then never initialised in the launcher, which stays small and fast to
-	// fork from.
+	// is then never initialised in the launcher, which stays small.
 	reexec.Init()
 }
 
@@ -109,7 +108,7 @@ func startForker(image string, requests int, plan []byte) (pidfd int, err error)
 		return 0, os.NewSyscallError("sendmsg", err)
 	}
 	null := uintptr(0) // as Start has laid out
-	pid, err := syscall.ForkExec(image, []string{"proscenium-forker"}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(image, []string{"proscenium-init"}, &syscall.ProcAttr{
 		Files: []uintptr{null, null, null, uintptr(pair[1]), uintptr(requests)},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
@@ -139,7 +138,7 @@ func await(forkers []int) error {
 		ended(f, -1)
 	}
 	if (watched[0].Revents|watched[1].Revents)&unix.POLLHUP == 0 {
-		return errors.New("a forker was killed")
+		return errors.New("a forker has ended")
 	}
 	return nil
 }

@@ -292,3 +292,36 @@ func TestNoUserNamespaces(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestNoNetworkNamespaces: the same for those, which are made ahead of a start. What
+// failed ahead is no failure of a start any more when its cause is gone.
+func TestNoNetworkNamespaces(t *testing.T) {
+	testenv.Need(t, "scratch", testenv.Promised("scratch"), "sets user.max_net_namespaces, on a machine of its own only")
+	testenv.Need(t, "root", os.Geteuid() == 0, "sets user.max_net_namespaces")
+	const setting = "/proc/sys/user/max_net_namespaces"
+	old, err := os.ReadFile(setting)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(setting, []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+	defer os.WriteFile(setting, old, 0)
+	l := freshLauncher(t)
+	testenv.Forkers(l)
+	for range 2 {
+		err = l.Command(testenv.Context(t), "/usr/bin/true").Run()
+		var r *isolate.RestrictedError
+		if !errors.As(err, &r) || r.Setting != "user.max_net_namespaces = 0" || !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%v", err)
+		}
+	}
+	if err := os.WriteFile(setting, old, 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 6 {
+		if err := l.Command(testenv.Context(t), "/usr/bin/true").Run(); err != nil {
+			t.Errorf("with the setting as it was: %v", err)
+		}
+	}
+}

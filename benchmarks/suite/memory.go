@@ -86,7 +86,9 @@ func (s *suite) idleProcesses(table, name string, network isolate.Network, bare 
 		s.report.add(table, name+": "+k, "KiB", each[k])
 	}
 	for _, pid := range children(s.launcher.Pid()) {
-		s.report.add(table, initRSS, "KiB", status(pid, "VmRSS"))
+		if len(children(pid)) > 0 { // else a forker
+			s.report.add(table, initRSS, "KiB", status(pid, "VmRSS"))
+		}
 	}
 	return nil
 }
