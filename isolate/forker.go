@@ -72,7 +72,7 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 	}
 
 	child(sys("close_range", num(ForkerRequests), num(0xffffffff), num(0)))
-	// PID 1 ignores what it does not wait for, unless it is blocked.
+	// PID 1 gets no signal that it has not asked for, unless it blocks it.
 	child(sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: make([]byte, 8)}, 0, "[]"), null, num(8)))
 	if privileged {
 		child(sys("setgroups", num(0), null))

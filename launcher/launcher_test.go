@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/proscenium-dev/proscenium/launcher"
 	"github.com/proscenium-dev/proscenium/tests/testenv"
@@ -21,6 +22,30 @@ func TestOutput(t *testing.T) {
 	out, err := l.Command(context.Background(), "/usr/bin/echo", "hello").Output()
 	if err != nil || string(out) != "hello\n" {
 		t.Fatalf("echo: %q, %v", out, err)
+	}
+}
+
+// TestNothingIsLeftToReap: not of the first starts either, which do not wait for the
+// launcher to be ready.
+func TestNothingIsLeftToReap(t *testing.T) {
+	testenv.NoLeaks(t)
+	l, err := launcher.Start(launcher.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for range 3 {
+		if err := l.Command(context.Background(), "/usr/bin/true").Run(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.AwaitTemplates()
+	forkers := testenv.Forkers(l)
+	for deadline := time.Now().Add(5 * time.Second); len(testenv.Descendants(l.Pid())) > len(forkers); {
+		if time.Now().After(deadline) {
+			t.Fatalf("beside the forkers %v: %v", forkers, testenv.Descendants(l.Pid()))
+		}
+		time.Sleep(time.Millisecond) // what has ended is being reaped
 	}
 }
 

@@ -94,6 +94,9 @@ func serveForkers() error {
 	// The kernel reaps for us, from now on and without waking us for each start. Not
 	// before: what is ignored stays ignored over an exec, and inits wait for children.
 	signal.Ignore(syscall.SIGCHLD)
+	for pid := 1; pid > 0; { // those of starts that did not wait for all forkers
+		pid, _ = syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
+	}
 	return await(forkers)
 }
 

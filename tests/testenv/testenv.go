@@ -201,7 +201,7 @@ func Forkers(l *launcher.Launcher) []int {
 	}
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
 		forkers := slices.DeleteFunc(Descendants(l.Pid()), func(pid int) bool {
-			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // what they fork has it at first
 			return string(name) != "proscenium-fork\n"
 		})
 		if len(forkers) == want {
