@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math/bits"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -46,6 +48,9 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 	first(sys("prctl", flags("PR_SET_NAME"), str("proscenium-fork")))
 	// What ends a service is sent to all of its processes. The host decides how it ends.
 	first(sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: bytes.Repeat([]byte{0xff}, 8)}, 0, "~[]"), null, num(8)))
+	// All but the text and the buffer: neither stack nor vDSO is of use to init, and
+	// they would be half of its page tables. A kernel may seal the vDSO (mseal(2)).
+	first(sys("munmap", num(bufferEnd), num(addressEnd()-bufferEnd), num(0)).tolerate(unix.EPERM))
 	first(sys("close_range", num(0), num(ForkerRequests-1), num(0)))
 	first(sys("close_range", num(ForkerRequests+1), num(0xffffffff), num(0)))
 	if freshNetwork {
@@ -84,6 +89,25 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 	child(sys("prctl", flags("PR_SET_PDEATHSIG"), flags("SIGKILL")))
 	child(sys("prctl", flags("PR_SET_DUMPABLE"), num(1)))
 	return s
+}
+
+const bufferEnd = BufferAddress + BufferSize
+
+// addressEnd is where the addresses of a process end: on amd64 of one that has not
+// asked for more, elsewhere by the kernel's configuration. The stack is near it, and
+// what the auxiliary vector calls AT_RANDOM is there: getauxval(3).
+func addressEnd() int64 {
+	if runtime.GOARCH == "amd64" {
+		return 1<<47 - 4096
+	}
+	const atRandom = 25
+	vector, _ := unix.Auxv()
+	for _, entry := range vector {
+		if entry[0] == atRandom {
+			return 1 << bits.Len64(uint64(entry[1]))
+		}
+	}
+	return bufferEnd + 4096 // then everything stays
 }
 
 // struct clone_args: clone(2).

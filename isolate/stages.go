@@ -3,6 +3,7 @@ package isolate
 import (
 	"encoding/binary"
 	"fmt"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -268,10 +269,14 @@ func (c *compiler) start() error {
 		child(sys("seccomp", flags("SECCOMP_SET_MODE_FILTER"), num(0), filter))
 	}
 	s.Child = append(s.Child, nil) // the execve: see with
+	page := int64(os.Getpagesize())
 	s.Parent = []*Call{
 		sys("close_range", num(0), num(2), num(0)),
 		sendRecord(RecordStarted, started, "pidfd"),
 		sys("close_range", num(4), num(0xffffffff), num(0)),
+		// Arguments, environment and plan, all but the page of the header, which is
+		// all that there is still use for.
+		sys("madvise", num(BufferAddress+page), num(BufferSize-page), flags("MADV_DONTNEED")),
 	}
 	return nil
 }
