@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -87,8 +88,11 @@ func (r *report) configuration(table, name string, argv []string) {
 		}
 	}
 	t := r.table(table, table)
-	t.configs = append(t.configs, fact{name, strings.Join(argv, " ")})
+	t.configs = append(t.configs, fact{name, ownGroup.ReplaceAllString(strings.Join(argv, " "), "$1/…/proscenium")})
 }
+
+// ownGroup is the control group of this run, somewhere below a hierarchy.
+var ownGroup = regexp.MustCompile(`(/sys/fs/cgroup/[a-z,]+)/(?:[^ ]*/)?proscenium-[0-9a-f-]+`)
 
 func (s *series) sorted() []float64 { return slices.Sorted(slices.Values(s.values)) }
 
