@@ -2,15 +2,19 @@ package cgroup
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // guestRole has its place in the group that it was born in until its input ends, as
@@ -154,5 +158,47 @@ func TestCloseAmidARemoval(t *testing.T) {
 	close(resume)
 	if err := <-removed; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestTheDyingAreWaitedFor: a process that dies with its owner, in the owner's
+// supervisor leaf, does not keep the next instance from removing that.
+func TestTheDyingAreWaitedFor(t *testing.T) {
+	l, err := detect()
+	if err != nil || l.unified == nil {
+		t.Skipf("supervisor leaves are cgroup v2's: %v", err)
+	}
+	defer func(d time.Duration) { dyingTimeout = d }(dyingTimeout)
+	dyingTimeout = 10 * time.Second
+	for range 10 {
+		owner, child := exec.Command("sleep", "1000"), exec.Command("sleep", "1000")
+		for _, cmd := range []*exec.Cmd{owner, child} {
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		name, err := instanceName(owner.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Join(l.unified.dir(), name)
+		leaf := filepath.Join(dir, supervisor)
+		if err := os.MkdirAll(leaf, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := write(leaf, "cgroup.procs", strconv.Itoa(child.Process.Pid)); err != nil {
+			t.Fatal(err)
+		}
+		owner.Process.Kill()
+		owner.Wait()
+		child.Process.Kill()
+		if err := Sweep(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("it is left: %v", err)
+		}
+		child.Wait()
+		removeInstance(dir)
 	}
 }

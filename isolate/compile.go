@@ -69,7 +69,7 @@ func (p *Plan) String() string {
 	if p.privileged {
 		fmt.Fprintf(&b, "host: request to a forker, with uid %d and gid %d\n", p.uid, p.gid)
 	}
-	for line := range strings.Lines(Forker(p.privileged, p.FreshNetwork).String()) {
+	for line := range strings.Lines(ForkerSetUp().String() + Forker(p.privileged, p.FreshNetwork).String()) {
 		b.WriteString("forker: " + line)
 	}
 	for line := range strings.Lines(p.StageOne.String()) {

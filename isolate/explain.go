@@ -149,6 +149,7 @@ func explain(read settings, call string, err error) error {
 		name = inner.Syscall
 	}
 	refused := errno == unix.EPERM || errno == unix.EACCES
+	namespaces := name == "clone" || name == "unshare"
 	switch {
 	case name == "futex" && errno == unix.EAGAIN:
 		return fmt.Errorf("%w: what was to be mounted was replaced while the program was being started", err)
@@ -156,7 +157,7 @@ func explain(read settings, call string, err error) error {
 		if masked := maskedProc(read); len(masked) > 0 {
 			return &RestrictedError{Restriction{"/proc is masked: " + strings.Join(masked, ", "), "as in a container: the kernel gives no new /proc to who sees only a part of the old one", RemedyMaskedProc}, err}
 		}
-	case (name == "clone" || name == "unshare") && (errno == unix.ENOSPC || errno == unix.EUSERS) || refused && (name == "clone" || name == "write" || name == "openat" || name == "capset" || name == "mount" || name == "unshare"):
+	case namespaces && (errno == unix.ENOSPC || errno == unix.EUSERS) || refused && (namespaces || name == "write" || name == "openat" || name == "capset" || name == "mount"):
 		// AppArmor lets the namespace be made and refuses what is done in it.
 		if r := restrictions(read); len(r) > 0 {
 			return &RestrictedError{r[0], err}

@@ -57,7 +57,7 @@ var Features = []Feature{
 	{Name: "open_tree, move_mount, fsopen, fsmount", Since: "5.2", Why: "mounts are made by descriptor", calls: []string{"open_tree", "move_mount", "fsopen", "fsconfig", "fsmount"}, probe: probeCall(unix.SYS_MOVE_MOUNT, ^uintptr(0), 0, ^uintptr(0), 0)},
 	{Name: "the pidfd of a clone", Since: "5.2", Why: "the program's end is seen by it"}, // a start names the clone
 	{Name: "openat2", Since: "5.6", Why: "paths are resolved without links", calls: []string{"openat2"}, anybody: true, probe: probeCall(unix.SYS_OPENAT2, ^uintptr(0), 0, 0, 0)},
-	{Name: "birth in a control group (clone3)", Since: "5.7", Why: "limits are in force at the first instruction", Without: "a start with limits fails", calls: []string{"clone3"}, anybody: true, probe: probeCall(unix.SYS_CLONE3, 0, 0)},
+	{Name: "birth in a control group (clone3)", Since: "5.7", Why: "limits are in force at the first instruction", Without: "a start with limits fails", calls: []string{"clone3"}, anybody: true, probe: clones},
 	{Name: "proc with subset=pid and hidepid", Since: "5.8", Why: "/proc shows the program's own processes only"}, // a start names the mount
 	{Name: "close_range", Since: "5.9; CLOSE_RANGE_CLOEXEC 5.11", Why: "no descriptor leaks", calls: []string{"close_range"}, anybody: true, probe: closesRange},
 	{Name: "mount_setattr", Since: "5.12", Why: "binds become read-only", calls: []string{"mount_setattr"}, probe: probeCall(unix.SYS_MOUNT_SETATTR, ^uintptr(0), 0, 0, 0, 0)},
@@ -115,6 +115,16 @@ func featureOf(call string) (Feature, bool) {
 // and a forker that cannot make it serves nobody.
 func closesRange() error {
 	return unix.CloseRange(math.MaxUint32, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+}
+
+// clones makes no clone. Every errno but that of the arguments counts: what has no
+// control group is forked by clone then.
+func clones() error {
+	_, _, errno := unix.RawSyscall(unix.SYS_CLONE3, 0, 0, 0)
+	if errno != unix.EINVAL {
+		return errno
+	}
+	return nil
 }
 
 func exists(path string) func() error {

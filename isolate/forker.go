@@ -14,8 +14,7 @@ import (
 
 // A forker is a process that does nothing but fork, for a start: a child of the
 // launcher's, and init's image. What it forks becomes stage one by reading the
-// next plan. No exec stands between, which is half a millisecond for a program
-// written in Go, and the memory that is copied is a few pages.
+// next plan. No exec stands between, and the memory that is copied is a few pages.
 //
 // It has the host's identity and rights and does what it is told: who holds the host's
 // end of its socket is the host. A request carries nothing of the program but its
@@ -33,6 +32,21 @@ const (
 	forkRequestSize = 24
 )
 
+// ForkerSetUp is what a forker does once, before it reads its plan.
+func ForkerSetUp() *Sequence {
+	return &Sequence{failed: RecordForkFailed, Init: []*Call{
+		// Again: the exec of a host with a set-id bit has cleared it.
+		sys("prctl", flags("PR_SET_PDEATHSIG"), flags("SIGKILL")),
+		sys("prctl", flags("PR_SET_DUMPABLE"), num(0)),
+		sys("prctl", flags("PR_SET_NAME"), str("proscenium-fork")),
+		// What ends a service is sent to all of its processes. The host decides how it ends.
+		sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: bytes.Repeat([]byte{0xff}, 8)}, 0, "~[]"), null, num(8)),
+		// All but the text and the buffer: neither stack nor vDSO is of use to init, and
+		// they would be half of its page tables. A kernel may seal the vDSO (mseal(2)).
+		sys("munmap", num(bufferEnd), num(addressEnd()-bufferEnd), num(0)).tolerate(unix.EPERM),
+	}}
+}
+
 // Forker is the plan of one: with a fresh network namespace for each of its
 // children, made ahead, for that one takes longer than all others together; or in
 // the launcher's. Host and launcher, which are both privileged or neither, make the
@@ -42,15 +56,6 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 	first := func(call *Call) { s.Init = append(s.Init, call) }
 	child := func(call *Call) { s.Child = append(s.Child, call) }
 
-	// Again: the exec of a host with a set-id bit has cleared it.
-	first(sys("prctl", flags("PR_SET_PDEATHSIG"), flags("SIGKILL")))
-	first(sys("prctl", flags("PR_SET_DUMPABLE"), num(0)))
-	first(sys("prctl", flags("PR_SET_NAME"), str("proscenium-fork")))
-	// What ends a service is sent to all of its processes. The host decides how it ends.
-	first(sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: bytes.Repeat([]byte{0xff}, 8)}, 0, "~[]"), null, num(8)))
-	// All but the text and the buffer: neither stack nor vDSO is of use to init, and
-	// they would be half of its page tables. A kernel may seal the vDSO (mseal(2)).
-	first(sys("munmap", num(bufferEnd), num(addressEnd()-bufferEnd), num(0)).tolerate(unix.EPERM))
 	first(sys("close_range", num(0), num(ForkerRequests-1), num(0)))
 	first(sys("close_range", num(ForkerRequests+1), num(0xffffffff), num(0)))
 	if freshNetwork {
@@ -70,7 +75,7 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 	first(s.serves.tolerate(forkRequestSize))
 	first(sys("dup3", num(forkerGroup), num(forkerGroup+1), num(0))) // are they complete?
 
-	if HasClone3() {
+	if clone3() == nil {
 		s.Clone = sys("clone3", at(args, 0, "{CLONE_PARENT|<CLONE_INTO_CGROUP>, cgroup=5}"), num(cloneArgsSize), null)
 	} else {
 		s.Clone = sys("clone", flags("CLONE_PARENT"), null, null)
@@ -117,13 +122,16 @@ const (
 )
 
 // ForkRequest is what a forker reads: whether its child is born in the control
-// group, which takes HasClone3, and who it is where the host is root.
+// group, which takes clone3, and who it is where the host is root.
 func (p *Plan) ForkRequest(inGroup bool) ([]byte, error) {
 	if p.privileged && (p.uid == 0 || p.gid == 0) {
 		return nil, errors.New("a program never gets the id 0 of the host")
 	}
 	var flags uint64 = unix.CLONE_PARENT
 	if inGroup {
+		if err := clone3(); err != nil {
+			return nil, err
+		}
 		flags |= unix.CLONE_INTO_CGROUP
 	}
 	b := binary.NativeEndian.AppendUint64(nil, flags)
@@ -135,9 +143,8 @@ func (p *Plan) ForkRequest(inGroup bool) ([]byte, error) {
 // asked to: its failure may be an old one, and the forker has tried again since.
 func IsAhead(call string) bool { return strings.HasPrefix(call, "unshare(") }
 
-// HasClone3 is whether the kernel has clone3 (Linux 5.3) and lets us use it: the
-// filters of container engines do not all.
-var HasClone3 = sync.OnceValue(func() bool {
-	_, _, errno := unix.RawSyscall(unix.SYS_CLONE3, 0, 0, 0)
-	return errno == unix.EINVAL
+// clone3 is why there is none: the filters of container engines do not all let it pass.
+var clone3 = sync.OnceValue(func() error {
+	f, _ := featureOf("clone3")
+	return f.Probe()
 })

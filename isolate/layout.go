@@ -46,7 +46,7 @@ const (
 	headParent = 32  // … Parent call
 	headFailed = 40  // a call has failed: init's own
 	headClone  = 48  // the number of the clone; 0: none
-	headServes = 56  // 1: begin again
+	headServes = 56  // address of the call that takes a request; 0: none
 	headRecord = 80  // of a call that fails: the kind
 	headArgs   = 104 // of the clone: three
 	headEnd    = 128

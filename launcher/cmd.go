@@ -347,8 +347,8 @@ func (c *Cmd) newCell() (*cell, error) {
 		return nil, err
 	}
 	w, err := c.cellOf(profile, template, known)
-	for ahead, again := new(aheadError), 0; again < freshForkers && errors.As(err, &ahead); again++ {
-		w, err = c.cellOf(profile, template, known) // each forker has one such failure at most
+	for again := 0; again < forkersOf[fresh] && failedAhead(err); again++ {
+		w, err = c.cellOf(profile, template, known)
 	}
 	if stale := known && (errors.Is(err, errStale) || err != nil && !profile.Fresh()); !stale {
 		return w, err
@@ -357,6 +357,13 @@ func (c *Cmd) newCell() (*cell, error) {
 		return nil, err
 	}
 	return c.cellOf(profile, template, false)
+}
+
+// failedAhead is whether a forker failed before the request, perhaps long before. It
+// has tried again since, and each has one such failure to tell at most.
+func failedAhead(err error) bool {
+	var e *SetupError
+	return errors.As(err, &e) && e.Step == "forker" && isolate.IsAhead(e.Call)
 }
 
 var errStale = errors.New("the host's files were changed while the program was being started")
@@ -435,9 +442,9 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	if err != nil {
 		return nil, err
 	}
-	p = &Process{forkers: c.launcher.plain, pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1}
+	p = &Process{forkers: c.launcher.forkers[plain], pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1}
 	if c.Plan.FreshNetwork {
-		p.forkers = c.launcher.fresh
+		p.forkers = c.launcher.forkers[fresh]
 	}
 	farFile := os.NewFile(uintptr(far), "init's end")
 	defer farFile.Close()
@@ -504,9 +511,6 @@ func (c *Cmd) requestInit(forkers *forkers, far *os.File) error {
 	group := null // as good as any: it is not looked at
 	if c.Cgroup != nil {
 		group = c.Cgroup
-		if !isolate.HasClone3() {
-			return &SetupError{c.Path, "forker", "clone3(CLONE_INTO_CGROUP)", isolate.Explain("clone3", unix.ENOSYS)}
-		}
 	}
 	fds = append(fds, int(far.Fd()), int(group.Fd()))
 	uid, gid, privileged := c.Plan.Credential()

@@ -1,6 +1,8 @@
 package launcher
 
 import (
+	"bytes"
+	"encoding/binary"
 	"os"
 	"runtime"
 	"slices"
@@ -12,127 +14,170 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestForker: a request is answered by the child that it asked for, or by the call
-// that failed, and the forker goes on; where nobody can be answered it ends, and
-// with it the launcher. It never makes a child that nobody asked for.
-func TestForker(t *testing.T) {
-	children := func() (pids []int) {
-		b, err := os.ReadFile("/proc/thread-self/children")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range strings.Fields(string(b)) {
-			pid, _ := strconv.Atoi(f)
-			pids = append(pids, pid)
-		}
-		return pids
-	}
+// aForker is one with its requests. Its stage ones and inits are the children of the
+// thread that started it.
+type aForker struct {
+	testing.TB
+	null     *os.File
+	requests *conn
+	pidfd    int
+	before   []int // the thread's children
+}
+
+func startAForker(t testing.TB) *aForker {
+	runtime.LockOSThread()
+	t.Cleanup(runtime.UnlockOSThread)
 	image, err := openImage()
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, err := isolate.Forker(false, false).Encode()
+	f := &aForker{TB: t, before: childrenOfThread(t)}
+	if f.null, err = os.Open(os.DevNull); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.null.Close() })
+	requests, far, err := socketPair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	namespace := isolate.UserNamespace()
-	good, err := namespace.ForkRequest(false)
-	if err != nil {
+	defer unix.Close(far)
+	f.requests = requests
+	if f.pidfd, err = startForker(image, far, isolate.Forker(false, false)); err != nil {
 		t.Fatal(err)
 	}
-	intoGroup, err := namespace.ForkRequest(true)
-	if err != nil {
-		t.Fatal(err)
+	t.Cleanup(f.reap)
+	if fd, err := strconv.Atoi(strings.TrimPrefix(image, "/proc/self/fd/")); err == nil {
+		unix.Close(fd)
 	}
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer null.Close()
+	return f
+}
 
-	for name, c := range map[string]struct {
-		request     []byte
-		descriptors int
-		kind        uint64 // of the answer; 0: the forker ends
-	}{
-		"good":                            {good, 5, isolate.RecordCloned},
-		"one descriptor too many":         {good, 6, isolate.RecordCloned},
-		"into what is no group":           {intoGroup, 5, isolate.RecordForkFailed},
-		"without the group":               {intoGroup, 4, 0},
-		"no place to answer":              {good, 3, 0},
-		"no descriptor":                   {good, 0, 0},
-		"too short":                       {good[:23], 5, 0},
-		"empty":                           {[]byte{}, 5, 0},
-		"nothing":                         {nil, 0, 0},
-		"flags that the kernel knows not": {append([]byte{0, 0x80, 0, 0, 0xff, 0xff, 0xff, 0xff}, good[8:]...), 5, isolate.RecordForkFailed},
-	} {
-		t.Run(name, func(t *testing.T) {
-			runtime.LockOSThread() // whose child the forker is, and what it forks
-			defer runtime.UnlockOSThread()
-			before := children()
-			requests, far, err := socketPair()
-			if err != nil {
-				t.Fatal(err)
+func childrenOfThread(t testing.TB) (pids []int) {
+	b, err := os.ReadFile("/proc/thread-self/children")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range strings.Fields(string(b)) {
+		pid, _ := strconv.Atoi(f)
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+// reap waits for the forker's own end, and for what it forked.
+func (f *aForker) reap() {
+	f.requests.Close()
+	const exited = 1 // CLD_EXITED: waitid(2)
+	var end unix.Siginfo
+	if err := unix.Waitid(unix.P_PIDFD, f.pidfd, &end, unix.WEXITED, nil); err != nil || end.Code != exited {
+		f.Errorf("the forker's end: %v, code %d", err, end.Code)
+	}
+	unix.Close(f.pidfd)
+	for _, child := range childrenOfThread(f) {
+		if !slices.Contains(f.before, child) {
+			unix.Wait4(child, nil, 0, nil)
+		}
+	}
+}
+
+// ask sends the request with so many descriptors, the fourth of which is where the
+// answer comes. It is the kind of the record; 0: nobody is there to answer.
+func (f *aForker) ask(request []byte, descriptors int) uint64 {
+	here, there, err := socketPair()
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer here.Close()
+	stageOne, err := isolate.UserNamespace().StageOne.Encode()
+	if err == nil {
+		err = here.send(stageOne)
+	}
+	if err != nil {
+		f.Fatal(err)
+	}
+	null := int(f.null.Fd())
+	fds := []int{null, null, null, there, null, null}
+	err = f.requests.send(request, fds[:descriptors]...)
+	unix.Close(there)
+	if err != nil {
+		return 0 // it has ended
+	}
+	b := make([]byte, isolate.RecordSize)
+	n, fds, err := here.recv(b, 1)
+	if err != nil {
+		return 0
+	}
+	defer closeAll(fds)
+	r, err := isolate.DecodeRecord(b[:n])
+	if err != nil {
+		f.Fatal(err)
+	}
+	if r.Kind == isolate.RecordCloned && len(fds) == 1 {
+		unix.PidfdSendSignal(fds[0], unix.SIGKILL, nil, 0)
+	}
+	return r.Kind
+}
+
+func forkRequest(t testing.TB, inGroup bool) []byte {
+	b, err := isolate.UserNamespace().ForkRequest(inGroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// FuzzForker: a request is answered by the child that it asked for, or by the call
+// that failed, and the forker goes on; one that is not whole, of bytes or descriptors,
+// ends it, and with it the launcher. It never makes a child that nobody asked for. The
+// flags are the host's to choose, and no part of this.
+func FuzzForker(f *testing.F) {
+	good, intoGroup := forkRequest(f, false), forkRequest(f, true)
+	for _, n := range []byte{0, 3, 4, 5, 6} {
+		f.Add(good, n)
+		f.Add(intoGroup, n)
+	}
+	for _, n := range []int{0, 1, 8, 23} {
+		f.Add(good[:n], byte(5))
+	}
+	f.Add(append(bytes.Clone(good), 0), byte(5))
+	f.Fuzz(func(t *testing.T, request []byte, n byte) {
+		descriptors := int(n) % 7
+		request = bytes.Clone(request)
+		inGroup := false
+		if len(request) >= 8 {
+			asked := binary.NativeEndian.Uint64(request)
+			inGroup = asked&unix.CLONE_INTO_CGROUP != 0
+			binary.NativeEndian.PutUint64(request, asked&unix.CLONE_INTO_CGROUP|unix.CLONE_PARENT)
+		}
+		want := uint64(isolate.RecordCloned)
+		switch {
+		case len(request) < len(good) || descriptors < isolate.ForkRequestDescriptors:
+			want = 0
+		case inGroup:
+			want = isolate.RecordForkFailed // the group is none
+		}
+		forker := startAForker(t)
+		if kind := forker.ask(request, descriptors); kind != want {
+			t.Errorf("answer %d to %x with %d descriptors, want %d", kind, request, descriptors, want)
+		}
+		next := uint64(isolate.RecordCloned)
+		if want == 0 {
+			next = 0
+		}
+		for range 2 {
+			if kind := forker.ask(good, isolate.ForkRequestDescriptors); kind != next {
+				t.Errorf("answer %d to the next request, want %d", kind, next)
 			}
-			defer requests.Close()
-			forker, err := startForker(image, far, plan)
-			if err != nil {
-				t.Fatal(err)
-			}
-			unix.Close(far)
-			ask := func(request []byte, descriptors int) uint64 {
-				here, there, err := socketPair()
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer here.Close()
-				fds := []int{int(null.Fd()), int(null.Fd()), int(null.Fd()), there, int(null.Fd()), int(null.Fd())}
-				if stageOne, err := namespace.StageOne.Encode(); err != nil || here.send(stageOne) != nil {
-					t.Fatal("the plan was not sent", err)
-				}
-				if request == nil && descriptors == 0 {
-					requests.shutdown()
-				} else if err := requests.send(append([]byte(nil), request...), fds[:descriptors]...); err != nil {
-					t.Fatal(err)
-				}
-				unix.Close(there)
-				b := make([]byte, isolate.RecordSize)
-				n, fds, err := here.recv(b, 1)
-				if err != nil {
-					return 0
-				}
-				defer closeAll(fds)
-				r, err := isolate.DecodeRecord(b[:n])
-				if err != nil {
-					t.Fatal(err)
-				}
-				if r.Kind == isolate.RecordCloned && len(fds) == 1 {
-					unix.PidfdSendSignal(fds[0], unix.SIGKILL, nil, 0)
-				}
-				return r.Kind
-			}
-			if kind := ask(c.request, c.descriptors); kind != c.kind {
-				t.Errorf("answer %d, want %d", kind, c.kind)
-			}
-			if c.kind != 0 {
-				for range 2 {
-					if kind := ask(good, 5); kind != isolate.RecordCloned {
-						t.Errorf("the next request: answer %d", kind)
-					}
-				}
-				requests.Close()
-			}
-			const exited = 1 // CLD_EXITED: waitid(2)
-			var end unix.Siginfo
-			if err := unix.Waitid(unix.P_PIDFD, forker, &end, unix.WEXITED, nil); err != nil || end.Code != exited {
-				t.Errorf("the forker's end: %v, code %d", err, end.Code)
-			}
-			unix.Close(forker)
-			for _, child := range children() { // what it forked: stage ones, and their inits
-				if !slices.Contains(before, child) {
-					unix.Wait4(child, nil, 0, nil)
-				}
-			}
-		})
+		}
+	})
+}
+
+// TestForkerRefusedFlags: what the kernel refuses is told, by the call.
+func TestForkerRefusedFlags(t *testing.T) {
+	forker := startAForker(t)
+	request := forkRequest(t, false)
+	binary.NativeEndian.PutUint32(request[4:], 0xffffffff)
+	if kind := forker.ask(request, isolate.ForkRequestDescriptors); kind != isolate.RecordForkFailed {
+		t.Errorf("answer %d", kind)
 	}
 }

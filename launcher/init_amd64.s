@@ -52,7 +52,6 @@ read:
 	// A server comes here again.
 begin:
 	MOVQ $0, 40(BX)
-	MOVQ $0, 88(BX)
 	MOVQ 8(BX), R12
 	MOVQ 16(BX), R13
 	XORL R14, R14

@@ -42,7 +42,6 @@ read:
 
 begin:
 	MOVD ZR, 40(R19)
-	MOVD ZR, 88(R19)
 	MOVD 8(R19), R20
 	MOVD 16(R19), R21
 	MOVD ZR, R22

@@ -41,8 +41,8 @@
 // The launcher is this binary, re-executed once from a sealed image, so that
 // starting is as cheap in a host of many gigabytes as in a small one. See
 // package reexec for what main must do. It is the parent of all and does not start
-// anything itself: a few forkers do, which are processes of init's image and fork in
-// a tenth of the time of a Go program. If one of them is killed, the launcher ends.
+// anything itself: a few forkers do, which are processes of init's image: see
+// isolate.Forker. If one of them is killed, the launcher ends.
 package launcher
 
 import (
@@ -64,13 +64,13 @@ type Config struct{}
 
 // A Launcher starts programs. Its methods are safe for concurrent use.
 type Launcher struct {
-	plain, fresh *forkers
-	process      *os.Process
-	pidfd        *os.File      // of process: os.Process has one, but says so only where clone makes it
-	done         chan struct{} // closed when the launcher's process has ended
-	err          error         // of its end, once done is closed
-	close        sync.Once
-	life         context.Context // ends with the launcher's process
+	forkers [kinds]*forkers
+	process *os.Process
+	pidfd   *os.File      // of process: os.Process has one, but says so only where clone makes it
+	done    chan struct{} // closed when the launcher's process has ended
+	err     error         // of its end, once done is closed
+	close   sync.Once
+	life    context.Context // ends with the launcher's process
 
 	profiles profiles
 	maps     idMaps
@@ -97,10 +97,7 @@ func Start(Config) (*Launcher, error) {
 	defer null.Close()
 	l := &Launcher{done: make(chan struct{})}
 	files := []*os.File{null, null, os.Stderr}
-	for i, f := range []**forkers{plainDescriptor: &l.plain, freshDescriptor: &l.fresh} {
-		if f == nil {
-			continue
-		}
+	for kind := range kinds {
 		requests, far, err := socketPair()
 		if err != nil {
 			l.hangUp()
@@ -109,7 +106,7 @@ func Start(Config) (*Launcher, error) {
 		farFile := os.NewFile(uintptr(far), "launcher's end")
 		defer farFile.Close()
 		files = append(files, farFile)
-		*f = &forkers{requests, isolate.Forker(os.Geteuid() == 0, i == freshDescriptor)}
+		l.forkers[kind] = &forkers{requests, isolate.Forker(os.Geteuid() == 0, kind == fresh)}
 	}
 	l.process, err = reexec.Start(serverName, &os.ProcAttr{
 		Dir:   "/",
@@ -158,7 +155,7 @@ func (l *Launcher) Close() error {
 
 // hangUp lets the forkers end, and with them the launcher.
 func (l *Launcher) hangUp() {
-	for _, f := range []*forkers{l.plain, l.fresh} {
+	for _, f := range l.forkers {
 		if f != nil {
 			f.requests.Close()
 		}
@@ -182,7 +179,7 @@ func (l *Launcher) request(f *forkers, b []byte, fds []int) error {
 	err := f.requests.send(b, fds...)
 	switch {
 	case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
-		<-l.done // a forker's end is closed: so the launcher has ended, or is about to
+		<-l.done // the far end is closed, which the launcher holds as well: it has ended
 		return l.err
 	case errors.Is(err, os.ErrClosed):
 		return errClosed

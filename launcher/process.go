@@ -125,12 +125,7 @@ func (p *Process) failed(r isolate.Record) error {
 	errno := syscall.Errno(r.Errno)
 	switch r.Kind {
 	case isolate.RecordForkFailed:
-		call := p.forkers.plan.CallAt(r.Value)
-		err := p.failure("forker", call, errno)
-		if isolate.IsAhead(call) {
-			return &aheadError{err}
-		}
-		return err
+		return p.failure("forker", p.forkers.plan.CallAt(r.Value), errno)
 	case isolate.RecordStageOneFailed:
 		return p.failure("stage one", p.plan.StageOne.CallAt(r.Value), errno)
 	case isolate.RecordSetUpFailed:
@@ -140,11 +135,6 @@ func (p *Process) failed(r isolate.Record) error {
 	}
 	return p.failure("init", "report", fmt.Errorf("unexpected record %d", r.Kind))
 }
-
-// An aheadError is a failure from before the request: its cause may be gone.
-type aheadError struct{ error }
-
-func (e *aheadError) Unwrap() error { return e.error }
 
 func (p *Process) failure(step, call string, err error) error {
 	return &SetupError{p.program, step, call, isolate.Explain(call, err)}

@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/proscenium-dev/proscenium/isolate"
@@ -23,19 +24,21 @@ func init() {
 	reexec.Init()
 }
 
-// Descriptors at which the launcher finds the far ends of the sockets that the host
-// sends requests to: see Launcher.
+// Kinds of forkers: their children are in the host's network namespace, or each in
+// one of its own.
 const (
-	plainDescriptor = 3 + iota
-	freshDescriptor
+	plain = iota
+	fresh
+	kinds
 )
 
-// How many starts are forked at once. A network namespace takes its forker longer
-// than the fork, most of it waiting for the kernel. testenv counts them.
-const (
-	plainForkers = 2
-	freshForkers = 4
-)
+// firstRequests is the descriptor at which the launcher finds the far end of the
+// socket that the host sends requests of the first kind to; the others follow.
+const firstRequests = 3
+
+// forkersOf is how many starts of a kind are forked at once. A network namespace takes
+// its forker longer than the fork. testenv counts them.
+var forkersOf = [kinds]int{plain: 2, fresh: 4}
 
 // serve is the launcher: it starts forkers, is the parent of all that they fork, and
 // ends when the host's end of their sockets is gone, or one of them is killed. Its end
@@ -71,20 +74,13 @@ func serveForkers() error {
 	}
 	var forkers []int // pidfds
 	privileged := os.Geteuid() == 0
-	for _, f := range []struct {
-		fresh            bool
-		requests, number int
-	}{{false, plainDescriptor, plainForkers}, {true, freshDescriptor, freshForkers}} {
-		unix.CloseOnExec(f.requests)
-		plan, err := isolate.Forker(privileged, f.fresh).Encode()
-		if err != nil {
-			return err
+	for kind, number := range forkersOf {
+		unix.CloseOnExec(firstRequests + kind)
+		if kind == fresh && !privileged {
+			continue // an ordinary user has no right to make one, but in a user namespace
 		}
-		if f.fresh && !privileged {
-			f.number = 0 // an ordinary user has no right to make one, but in a user namespace
-		}
-		for range f.number {
-			pidfd, err := startForker(image, f.requests, plan)
+		for range number {
+			pidfd, err := startForker(image, firstRequests+kind, isolate.Forker(privileged, kind == fresh))
 			if err != nil {
 				return fmt.Errorf("start of a forker: %w", err)
 			}
@@ -101,14 +97,20 @@ func serveForkers() error {
 }
 
 // startForker gives its pidfd.
-func startForker(image string, requests int, plan []byte) (pidfd int, err error) {
+func startForker(image string, requests int, plan *isolate.Sequence) (pidfd int, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, os.NewSyscallError("socketpair", err)
 	}
 	defer closeAll(pair[:])
-	if _, err := unix.SendmsgN(pair[0], plan, nil, nil, unix.MSG_NOSIGNAL); err != nil {
-		return 0, os.NewSyscallError("sendmsg", err)
+	for _, s := range []*isolate.Sequence{isolate.ForkerSetUp(), plan} {
+		b, err := s.Encode()
+		if err != nil {
+			return 0, err
+		}
+		if _, err := unix.SendmsgN(pair[0], b, nil, nil, unix.MSG_NOSIGNAL); err != nil {
+			return 0, os.NewSyscallError("sendmsg", err)
+		}
 	}
 	null := uintptr(0) // as Start has laid out
 	pid, err := syscall.ForkExec(image, []string{"proscenium-init"}, &syscall.ProcAttr{
@@ -125,7 +127,10 @@ func startForker(image string, requests int, plan []byte) (pidfd int, err error)
 // await waits until the host is gone, or does without us, or one of the forkers has
 // ended. It leaves none.
 func await(forkers []int) error {
-	watched := []unix.PollFd{{Fd: plainDescriptor}, {Fd: freshDescriptor}} // for POLLHUP
+	var watched []unix.PollFd
+	for kind := range kinds {
+		watched = append(watched, unix.PollFd{Fd: int32(firstRequests + kind)}) // for POLLHUP
+	}
 	for _, f := range forkers {
 		watched = append(watched, unix.PollFd{Fd: int32(f), Events: unix.POLLIN})
 	}
@@ -140,8 +145,8 @@ func await(forkers []int) error {
 		unix.PidfdSendSignal(f, unix.SIGKILL, nil, 0)
 		ended(f, -1)
 	}
-	if (watched[0].Revents|watched[1].Revents)&unix.POLLHUP == 0 {
-		return errors.New("a forker has ended")
+	if slices.ContainsFunc(watched[:kinds], func(p unix.PollFd) bool { return p.Revents&unix.POLLHUP != 0 }) {
+		return nil
 	}
-	return nil
+	return errors.New("a forker has ended")
 }

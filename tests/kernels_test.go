@@ -276,20 +276,32 @@ func maskedHost() {
 	json.NewEncoder(os.Stdout).Encode(oneStart())
 }
 
-// TestNoUserNamespaces: a host that forbids them is named with its setting.
-func TestNoUserNamespaces(t *testing.T) {
-	testenv.Need(t, "scratch", testenv.Promised("scratch"), "sets user.max_user_namespaces, on a machine of its own only")
-	testenv.Need(t, "root", os.Geteuid() == 0, "sets user.max_user_namespaces")
-	const setting = "/proc/sys/user/max_user_namespaces"
+// forbid sets the host's setting to 0, on a machine that is there for the tests. What
+// it returns, and the end of the test, set it back.
+func forbid(t *testing.T, name string) (allow func()) {
+	t.Helper()
+	testenv.Need(t, "scratch", testenv.Promised("scratch"), "sets "+name+", on a machine of its own only")
+	testenv.Need(t, "root", os.Geteuid() == 0, "sets "+name)
+	setting := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
 	old, err := os.ReadFile(setting)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(setting, []byte("0"), 0); err != nil {
-		t.Fatal(err)
+	set := func(text []byte) {
+		if err := os.WriteFile(setting, text, 0); err != nil {
+			t.Fatal(err)
+		}
 	}
-	defer os.WriteFile(setting, old, 0)
-	err = testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/true").Run()
+	set([]byte("0"))
+	allow = func() { set(old) }
+	t.Cleanup(allow)
+	return allow
+}
+
+// TestNoUserNamespaces: a host that forbids them is named with its setting.
+func TestNoUserNamespaces(t *testing.T) {
+	forbid(t, "user.max_user_namespaces")
+	err := testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/true").Run()
 	var r *isolate.RestrictedError
 	if !errors.As(err, &r) || r.Setting != "user.max_user_namespaces = 0" || !strings.Contains(r.Remedy, "sysctl -w") || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("%v", err)
@@ -299,29 +311,17 @@ func TestNoUserNamespaces(t *testing.T) {
 // TestNoNetworkNamespaces: the same for those, which are made ahead of a start. What
 // failed ahead is no failure of a start any more when its cause is gone.
 func TestNoNetworkNamespaces(t *testing.T) {
-	testenv.Need(t, "scratch", testenv.Promised("scratch"), "sets user.max_net_namespaces, on a machine of its own only")
-	testenv.Need(t, "root", os.Geteuid() == 0, "sets user.max_net_namespaces")
-	const setting = "/proc/sys/user/max_net_namespaces"
-	old, err := os.ReadFile(setting)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(setting, []byte("0"), 0); err != nil {
-		t.Fatal(err)
-	}
-	defer os.WriteFile(setting, old, 0)
+	allow := forbid(t, "user.max_net_namespaces")
 	l := freshLauncher(t)
 	testenv.Forkers(l)
 	for range 2 {
-		err = l.Command(testenv.Context(t), "/usr/bin/true").Run()
+		err := l.Command(testenv.Context(t), "/usr/bin/true").Run()
 		var r *isolate.RestrictedError
 		if !errors.As(err, &r) || r.Setting != "user.max_net_namespaces = 0" || !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("%v", err)
 		}
 	}
-	if err := os.WriteFile(setting, old, 0); err != nil {
-		t.Fatal(err)
-	}
+	allow()
 	for range 6 {
 		if err := l.Command(testenv.Context(t), "/usr/bin/true").Run(); err != nil {
 			t.Errorf("with the setting as it was: %v", err)

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -140,19 +141,13 @@ func TestSiblingsOfOneID(t *testing.T) {
 	}
 }
 
-func init() { testenv.Role("tracer", tracer) }
-
-// tracer tries to trace a process.
-func tracer() {
-	pid, _ := strconv.Atoi(os.Args[1])
-	fmt.Println(testenv.Errno(unix.PtraceSeize(pid)))
-}
-
-// TestInitIsNotTraced: also not by a process outside with the program's own id, which
-// owns its namespaces.
-func TestInitIsNotTraced(t *testing.T) {
+// TestInitKeepsOnePage: once the program runs, of what its init has read, and nothing
+// of the stack that every process is born with.
+func TestInitKeepsOnePage(t *testing.T) {
+	testenv.Need(t, "root", os.Geteuid() == 0, "reads init's memory")
 	testenv.NoLeaks(t)
 	cmd := testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/sleep", "1000")
+	cmd.Env = []string{"TOKEN=" + strings.Repeat("x", 8<<10) + secret}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -162,14 +157,28 @@ func TestInitIsNotTraced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	init := parentOf(t, pid)
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", init))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(status), "\nPPid:\t")
-	parent, _, _ := strings.Cut(rest, "\n")
-	out, err := outside(t, 65534, "tracer", parent).Output()
-	if err != nil || string(out) != "EPERM\n" {
-		t.Errorf("tracing init, %s: %q, %v", parent, out, err)
+	if strings.Contains(string(maps), "[stack]") {
+		t.Errorf("init has a stack:\n%s", maps)
+	}
+	memory, err := os.Open(fmt.Sprintf("/proc/%d/mem", init))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer memory.Close()
+	b := make([]byte, isolate.BufferSize)
+	if _, err := memory.ReadAt(b, isolate.BufferAddress); err != nil {
+		t.Fatal(err)
+	}
+	page := os.Getpagesize()
+	if bytes.Count(b[:page], []byte{0}) == page {
+		t.Error("this is not init's buffer")
+	}
+	if bytes.Contains(b, []byte(secret)) {
+		t.Error("the end of the program's environment is in init's memory")
 	}
 }
