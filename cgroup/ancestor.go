@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"strconv"
 
@@ -17,7 +16,7 @@ import (
 type ceiling struct {
 	resource string // memory, cpu, pids
 	dir      string
-	files    []*os.File
+	files    []file
 }
 
 // resources are those that a group above can hold tighter than a leaf does, by
@@ -71,7 +70,7 @@ func (c *ceiling) open(files []string) error {
 
 func (c *ceiling) close() {
 	for _, f := range c.files {
-		f.Close()
+		f.close()
 	}
 }
 
@@ -81,7 +80,7 @@ func (c *ceiling) value() (float64, bool) {
 	defer buffers.Put(b)
 	var text string
 	for _, f := range c.files {
-		part, err := readAt(f, b)
+		part, err := f.content(b)
 		if err != nil {
 			return 0, false // the group is gone, and we are not in it any more
 		}
@@ -101,9 +100,14 @@ func (c *ceiling) value() (float64, bool) {
 
 // above says where a group above holds less of a resource than is asked for.
 func (g *Group) above(resource string, asked float64) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	var dir string
 	for _, c := range g.ceilings {
-		if n, ok := c.value(); ok && c.resource == resource && n < asked {
+		if c.resource != resource || g.closed {
+			continue
+		}
+		if n, ok := c.value(); ok && n < asked {
 			asked, dir = n, c.dir
 		}
 	}

@@ -101,13 +101,9 @@ func parseLayout(mounts, groups []byte) layout {
 			for c := range strings.SplitSeq(after[2], ",") {
 				group, known := own[c]
 				group, ok := below(root, group)
-				// containerd/cgroups finds a controller by the name of its mount
-				// point, of which there may be a symbolic link.
-				named := filepath.Join(filepath.Dir(mount), c)
-				if _, err := os.Stat(named); !known || !ok || err != nil || !slices.Contains(requiredLegacy, c) {
-					continue
+				if known && ok && slices.Contains(requiredLegacy, c) {
+					l.legacy[c] = hierarchy{mount: mount, group: group}
 				}
-				l.legacy[c] = hierarchy{mount: named, group: group}
 			}
 		}
 	}

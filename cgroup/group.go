@@ -31,7 +31,7 @@
 // and a start is counted from another moment. Leaves are never used again: a group that was once killed kills what is
 // born in it later (Linux 6.18).
 //
-// This package alone imports containerd/cgroups, for writing the limit files.
+// This package alone imports containerd/cgroups, for writing the limit files of v2.
 // Statistics are read from descriptors that stay open: see Stat. Killing goes
 // by cgroup.kill, which needs no waiting for members, wherever v2 is mounted.
 package cgroup
@@ -41,6 +41,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,16 +61,16 @@ type hierarchy struct {
 
 func (h hierarchy) dir() string { return filepath.Join(h.mount, h.group) }
 
-// root is what containerd/cgroups takes: it appends the controller's name.
-func (h hierarchy) root() string { return filepath.Dir(h.mount) }
-
 // A Group is this process's place for leaves. It is safe for concurrent use.
 type Group struct {
 	unified *hierarchy           // nil where cgroup2 is not mounted
 	legacy  map[string]hierarchy // by controller; empty in a unified layout
 
-	places   []string  // this process's own directories: see findPlaces
-	ceilings []ceiling // of the groups above
+	places      []string          // this process's own directories: see findPlaces
+	controllers map[string]string // v1: which of them is whose
+	ceilings    []ceiling         // of the groups above
+	optional    []string          // v1: see optionalLegacy
+	oom         *oomEvents        // v1
 
 	mu     sync.Mutex
 	closed bool
@@ -186,27 +187,30 @@ func (g *Group) openLegacy() error {
 	// The first group in which socket buffers are counted makes the kernel patch its
 	// own code, for milliseconds, and the end of the last one makes it patch it back.
 	// This one stays; -1 is no limit.
-	write(g.legacy["memory"].dir(), socketBuffers, "-1")
+	memory := g.legacy["memory"].dir()
+	write(memory, socketBuffers, "-1")
+	var err error
+	if g.optional, err = optionalLegacy(memory); err == nil {
+		g.oom, err = openOOMEvents(memory)
+	}
+	if err != nil {
+		g.Close()
+		return &LayoutError{Where: memory, Remedy: remedyMount, Err: err}
+	}
 	return nil
 }
 
 // findPlaces finds this process's own directories, each once, v2 first. Controllers
 // that are mounted together, as systemd does with cpu and cpuacct, have one.
 func (g *Group) findPlaces() {
-	var dirs []string
-	for _, h := range g.legacy {
-		mount := h.mount
-		if real, err := filepath.EvalSymlinks(mount); err == nil {
-			mount = real
-		}
-		dirs = append(dirs, filepath.Join(mount, h.group))
+	g.controllers = map[string]string{}
+	for c, h := range g.legacy {
+		g.controllers[c] = h.dir()
 	}
-	slices.Sort(dirs)
-	dirs = slices.Compact(dirs)
+	g.places = slices.Compact(slices.Sorted(maps.Values(g.controllers)))
 	if g.unified != nil {
-		dirs = slices.Insert(dirs, 0, g.unified.dir())
+		g.places = slices.Insert(g.places, 0, g.unified.dir())
 	}
-	g.places = dirs
 }
 
 const supervisor = "supervisor"
@@ -297,16 +301,6 @@ func moveMembers(from, to string) error {
 	return nil
 }
 
-func write(dir, file, text string) error {
-	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = f.WriteString(text)
-	return err
-}
-
 // Close removes this process's place, and what is left of leaves that are just
 // being closed. Nothing may live in them any more.
 func (g *Group) Close() error {
@@ -319,6 +313,7 @@ func (g *Group) Close() error {
 	for _, c := range g.ceilings {
 		c.close()
 	}
+	g.oom.close()
 	if len(g.legacy) == 0 {
 		defer lock(filepath.Dir(g.unified.dir()))()
 		g.leaveSupervisor()
@@ -402,10 +397,10 @@ func lock(dir string) (unlock func()) {
 		return func() {} // what follows will say why
 	}
 	deadline := time.Now().Add(lockTimeout)
-	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil && time.Now().Before(deadline) {
+	for unix.Flock(f.fd, unix.LOCK_EX|unix.LOCK_NB) != nil && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}
-	return func() { f.Close() }
+	return f.close
 }
 
 // removeInstance removes an instance's group with its empty leaves. A supervisor

@@ -86,8 +86,8 @@ func (l IOLimit) number() (major, minor uint32, err error) {
 	return major, minor, nil
 }
 
-// writeIO sets the limits in the v2 group dir.
-func writeIO(m *cgroup2.Manager, dir string, limits []IOLimit) ([]setting, error) {
+// writeIO sets the limits in the v2 group.
+func writeIO(m *cgroup2.Manager, leaf file, limits []IOLimit) ([]setting, error) {
 	var settings []setting
 	for _, l := range limits {
 		major, minor, err := l.number()
@@ -114,7 +114,7 @@ func writeIO(m *cgroup2.Manager, dir string, limits []IOLimit) ([]setting, error
 		if err := m.Update(&cgroup2.Resources{IO: io}); err != nil {
 			return nil, fmt.Errorf("io limit of %s: %w", l.Device, err)
 		}
-		settings = append(settings, setting{dir, "io.max", want})
+		settings = append(settings, setting{leaf, "io.max", want})
 	}
 	return settings, nil
 }

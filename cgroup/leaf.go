@@ -17,23 +17,26 @@ import (
 
 // A Leaf is one program's group, with its limits in force.
 type Leaf struct {
-	name     string
-	limits   Limits
-	path     string   // of the first of
-	dirs     []string // every directory of the leaf that was made, v2 first
-	unified  *os.File // the v2 directory
-	joins    int      // v1 groups
+	name   string
+	limits Limits
+	group  *Group
+	path   string   // of the first of
+	dirs   []string // every directory of the leaf that was made, v2 first
+	joins  int      // v1 groups
+
+	mu       sync.Mutex // guards the descriptors against use after Close
+	closed   bool
+	unified  *os.File        // the v2 directory
+	groups   map[string]file // of v1, by controller
+	open     []file          // each of them once
 	tasks    []*os.File
 	stats    statFiles
 	oom      *oomWatch // v1 only
 	enforced []string
-
-	made     chan struct{} // closed when the v1 groups are there, or
-	ready    chan struct{} // closed when limits are in force, or
-	notReady error         // why not
-
-	mu     sync.Mutex // guards the descriptors against use after Close
-	closed bool
+	made     bool  // the v1 groups are, or
+	notMade  error // why not
+	ready    bool  // limits are in force, or
+	notReady error // why not
 }
 
 // New makes a leaf and sets its limits. Each limit is read back: one that the
@@ -50,8 +53,8 @@ func (g *Group) New(name string, limits Limits) (*Leaf, error) {
 	return l, nil
 }
 
-// Begin is New that waits for the v2 group only, in which a program is born: v1
-// groups are made and limits written while a launcher works. The program must not
+// Begin is New that makes the v2 group only, in which a program is born: Tasks makes
+// v1 groups, and Ready writes limits, while a launcher works. The program must not
 // run before Ready has returned nil.
 func (g *Group) Begin(name string, limits Limits) (_ *Leaf, err error) {
 	if name == "" || strings.ContainsAny(name, "/\x00\n") || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "cgroup.") || name == supervisor || len(name) > 200 {
@@ -60,26 +63,24 @@ func (g *Group) Begin(name string, limits Limits) (_ *Leaf, err error) {
 	if err := limits.Check(); err != nil {
 		return nil, fmt.Errorf("cgroup: %w", err)
 	}
-	l := &Leaf{name: name, limits: limits.WithDefaults(), made: make(chan struct{}), ready: make(chan struct{})}
-	dirs := g.places
-	l.path = filepath.Join(dirs[0], name)
+	l := &Leaf{name: name, limits: limits.WithDefaults(), group: g, joins: len(g.places), groups: map[string]file{}}
+	l.path = filepath.Join(g.places[0], name)
 	if g.unified != nil {
-		if err := l.make(dirs[0]); err != nil {
+		l.joins--
+		if err := l.make(l.path); err != nil {
 			return nil, fmt.Errorf("cgroup: leaf %s: %w", name, err)
 		}
-		if l.unified, err = openFile(l.path, unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
+		dir, err := openFile(l.path, unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
 			rmdir(l.path)
 			return nil, fmt.Errorf("cgroup: leaf %s: %w", name, err)
 		}
-		dirs = dirs[1:]
+		l.unified = os.NewFile(uintptr(dir.fd), dir.path)
 	}
-	l.joins = len(dirs)
-	go l.finish(g, dirs)
 	return l, nil
 }
 
-func (l *Leaf) make(parent string) error {
-	dir := filepath.Join(parent, l.name)
+func (l *Leaf) make(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
@@ -88,35 +89,59 @@ func (l *Leaf) make(parent string) error {
 	return nil
 }
 
-// finish makes the v1 groups below parents and puts the limits in force.
-func (l *Leaf) finish(g *Group, parents []string) {
-	defer close(l.ready)
-	err := func() error {
-		defer close(l.made)
-		for _, parent := range parents {
-			if err := l.make(parent); err != nil {
+// makeLegacy makes the v1 groups, once.
+func (l *Leaf) makeLegacy() error {
+	if l.closed {
+		return os.ErrClosed
+	}
+	if l.made {
+		return l.notMade
+	}
+	l.made = true
+	l.notMade = func() error {
+		places := l.group.places
+		for _, place := range places[len(places)-l.joins:] {
+			path := filepath.Join(place, l.name)
+			if err := l.make(path); err != nil {
 				return err
 			}
-			tasks, err := openFile(filepath.Join(parent, l.name, "tasks"), unix.O_WRONLY)
+			dir, err := openFile(path, unix.O_PATH|unix.O_DIRECTORY)
 			if err != nil {
 				return err
 			}
-			l.tasks = append(l.tasks, tasks)
+			l.open = append(l.open, dir)
+			for controller, at := range l.group.controllers {
+				if at == place {
+					l.groups[controller] = dir
+				}
+			}
+			tasks, err := dir.open("tasks", unix.O_WRONLY)
+			if err != nil {
+				return err
+			}
+			l.tasks = append(l.tasks, os.NewFile(uintptr(tasks.fd), tasks.path))
 		}
 		return nil
 	}()
-	if err == nil {
-		err = l.limit(g)
-	}
-	if err != nil {
-		l.notReady = fmt.Errorf("cgroup: leaf %s: %w", l.name, err)
-	}
+	return l.notMade
 }
 
-// Ready waits until every limit is in force, or says why one is not.
+// Ready puts every limit in force, or says why one is not.
 func (l *Leaf) Ready() error {
-	<-l.ready
-	return l.notReady
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := l.makeLegacy()
+	if err == nil && !l.ready {
+		l.ready = true
+		l.notReady = l.limit(l.group)
+	}
+	if err == nil {
+		err = l.notReady
+	}
+	if err != nil {
+		return fmt.Errorf("cgroup: leaf %s: %w", l.name, err)
+	}
+	return nil
 }
 
 // limit sets the limits and reads them back.
@@ -126,53 +151,50 @@ func (l *Leaf) limit(g *Group) (err error) {
 			return err
 		}
 	}
-	var settings []setting
 	if len(g.legacy) == 0 {
-		settings, err = l.limits.writeUnified(g.unified.mount, filepath.Join(g.unified.group, l.name))
-	} else {
-		settings, err = l.limits.writeLegacy(g.legacy, l.name)
-		if errors.Is(err, unix.EINVAL) { // v1 takes no CPU limit above an ancestor's
-			err = fmt.Errorf("%w%s", err, g.above("cpu", l.limits.CPU))
-		}
-	}
-	if err != nil {
-		return err
-	}
-	step("limits written")
-	for _, s := range settings {
-		if err := s.verify(); err != nil {
+		settings, err := l.limits.writeUnified(g.unified.mount, filepath.Join(g.unified.group, l.name), l.v2())
+		if err != nil {
 			return err
 		}
+		step("limits written")
+		for _, s := range settings {
+			if err := s.verify(); err != nil {
+				return err
+			}
+		}
+		step("limits set")
+		l.describe(g)
+		return l.stats.openUnified(l.v2())
 	}
-	step("limits read back")
-	l.describe(g, settings)
-	if len(g.legacy) == 0 {
-		return l.stats.openUnified(l.unified.Name())
+	for _, s := range l.limits.legacySettings(l.groups, g.optional) {
+		if err := s.set(); err != nil {
+			if errors.Is(err, unix.EINVAL) { // v1 takes no CPU limit above an ancestor's
+				err = fmt.Errorf("%w%s", err, g.above("cpu", l.limits.CPU))
+			}
+			return err
+		}
+		step("limit set")
 	}
-	return l.listen(g)
-}
-
-// listen opens what a v1 leaf is measured by, and hears of its end by memory.
-func (l *Leaf) listen(g *Group) (err error) {
-	dir := func(c string) string { return filepath.Join(g.legacy[c].dir(), l.name) }
-	accounts := l.path
-	if l.unified == nil {
-		accounts = dir("cpuacct")
+	step("limits set")
+	l.describe(g)
+	accounts, unified := l.groups["cpuacct"], g.unified != nil
+	if unified {
+		accounts = l.v2()
 	}
-	if err := l.stats.openLegacy(dir("memory"), dir("cpu"), accounts, dir("pids"), l.unified != nil); err != nil {
+	if err := l.stats.openLegacy(l.groups["memory"], l.groups["cpu"], accounts, l.groups["pids"], unified); err != nil {
 		return err
 	}
 	kill := func() { l.Kill() }
 	if l.limits.KillOne {
 		kill = nil
 	}
-	l.oom, err = watchOOM(dir("memory"), kill)
+	l.oom, err = g.oom.watch(l.groups["memory"], kill)
 	return err
 }
 
 // describe says what holds, in words for reports and the audit log: the leaf's
 // limits, and those of groups above it that are tighter.
-func (l *Leaf) describe(g *Group, settings []setting) {
+func (l *Leaf) describe(g *Group) {
 	add := func(format string, args ...any) { l.enforced = append(l.enforced, fmt.Sprintf(format, args...)) }
 	tree := "the whole tree dies"
 	if l.limits.KillOne {
@@ -180,8 +202,7 @@ func (l *Leaf) describe(g *Group, settings []setting) {
 	}
 	add("memory: %d bytes, no swap, %s when it runs out%s", l.limits.Memory, tree, g.above("memory", float64(l.limits.Memory)))
 	if len(g.legacy) > 0 {
-		limited := slices.ContainsFunc(settings, func(s setting) bool { return s.file == socketBuffers })
-		if limited {
+		if slices.Contains(g.optional, socketBuffers) {
 			add("tcp and udp buffers: kept small from %d bytes on, beside the memory", l.limits.Memory)
 		} else {
 			add("tcp and udp buffers: NOT limited, this kernel has no %s", socketBuffers)
@@ -206,13 +227,15 @@ func (l *Leaf) Limits() Limits { return l.limits }
 // where there is no v2. It stays the leaf's.
 func (l *Leaf) File() *os.File { return l.unified }
 
-// Tasks waits for the v1 groups and gives their tasks files, open for writing. They
-// stay the leaf's.
+func (l *Leaf) v2() file { return file{int(l.unified.Fd()), l.path} }
+
+// Tasks makes the v1 groups, if that is yet to be done, and gives their tasks files,
+// open for writing. They stay the leaf's.
 func (l *Leaf) Tasks() ([]*os.File, error) {
-	<-l.made
-	if len(l.tasks) < l.joins {
-		<-l.ready
-		return nil, l.notReady
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.makeLegacy(); err != nil {
+		return nil, fmt.Errorf("cgroup: leaf %s: %w", l.name, err)
 	}
 	return l.tasks, nil
 }
@@ -234,16 +257,11 @@ func (l *Leaf) Kill() error {
 	if l.unified == nil {
 		return killMembers(l.path)
 	}
-	fd, err := unix.Openat(int(l.unified.Fd()), "cgroup.kill", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	err := l.v2().write("cgroup.kill", "1")
 	if errors.Is(err, unix.ENOENT) {
 		return killMembers(l.path)
 	}
-	if err != nil {
-		return &os.PathError{Op: "open", Path: l.unified.Name() + "/cgroup.kill", Err: err}
-	}
-	defer unix.Close(fd)
-	_, err = unix.Write(fd, []byte("1"))
-	return os.NewSyscallError("write cgroup.kill", err)
+	return err
 }
 
 // killMembers kills who is in the group. A pidfd whose pid is a member's after it
@@ -282,7 +300,6 @@ func killMembers(dir string) error {
 // Close removes the leaf. Its processes must have ended or been killed; Close
 // waits until the last is gone, for up to 10 s.
 func (l *Leaf) Close() error {
-	<-l.ready
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -293,6 +310,9 @@ func (l *Leaf) Close() error {
 	l.stats.close()
 	for _, f := range l.tasks {
 		f.Close()
+	}
+	for _, dir := range l.open {
+		dir.close()
 	}
 	if l.unified != nil {
 		l.unified.Close()

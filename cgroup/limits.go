@@ -11,11 +11,10 @@ import (
 	"strings"
 	"time"
 
-	// containerd/cgroups writes the limit files of both versions; it is the
-	// implementation that container engines use.
-	"github.com/containerd/cgroups/v3/cgroup1"
+	// containerd/cgroups writes the limit files of v2; it is the implementation
+	// that container engines use.
 	"github.com/containerd/cgroups/v3/cgroup2"
-	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Limits are the hard limits of one leaf. They are always in force: a zero
@@ -122,26 +121,50 @@ func (l Limits) quota() time.Duration {
 	return time.Duration(l.CPU * float64(l.CPUPeriod)).Round(time.Microsecond)
 }
 
-// A setting is a limit file and what it must say: alone, or for io.max, which has
-// a line for each device, in one line.
+// A setting is a limit file of a group and what it must say: alone, or for io.max,
+// which has a line for each device, in one line.
 type setting struct {
-	dir, file, want string
+	group      file
+	name, want string
 }
 
 func (s setting) verify() error {
-	b, err := readFile(filepath.Join(s.dir, s.file))
+	b, err := readFile(filepath.Join(s.group.path, s.name))
 	if err != nil {
 		return fmt.Errorf("reading a limit back: %w", err)
 	}
+	return s.compare(b)
+}
+
+func (s setting) compare(b []byte) error {
 	got := strings.TrimSpace(string(b))
-	if got != s.want && !(s.file == "io.max" && slices.Contains(strings.Split(got, "\n"), s.want)) {
-		return fmt.Errorf("the kernel did not take the limit: %s says %q, wanted %q", s.file, got, s.want)
+	if got != s.want && !(s.name == "io.max" && slices.Contains(strings.Split(got, "\n"), s.want)) {
+		return fmt.Errorf("the kernel did not take the limit: %s says %q, wanted %q", s.name, got, s.want)
 	}
 	return nil
 }
 
+// set writes the limit and reads it back.
+func (s setting) set() error {
+	f, err := s.group.open(s.name, unix.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	if err := f.put(s.want); err != nil {
+		return err
+	}
+	b := buffers.Get().(*[4096]byte)
+	defer buffers.Put(b)
+	text, err := f.content(b)
+	if err != nil {
+		return fmt.Errorf("reading a limit back: %w", err)
+	}
+	return s.compare(text)
+}
+
 // writeUnified sets the limits of the v2 group dir below mount.
-func (l Limits) writeUnified(mount, group string) ([]setting, error) {
+func (l Limits) writeUnified(mount, group string, leaf file) ([]setting, error) {
 	m, err := cgroup2.Load(group, cgroup2.WithMountpoint(mount))
 	if err != nil {
 		return nil, err
@@ -153,16 +176,16 @@ func (l Limits) writeUnified(mount, group string) ([]setting, error) {
 		Memory: &cgroup2.Memory{Max: &memory},
 		Pids:   &cgroup2.Pids{Max: l.Pids},
 	}
-	dir := filepath.Join(mount, group)
+	dir := leaf.path
 	settings := []setting{
-		{dir, "memory.max", strconv.FormatInt(memory, 10)},
-		{dir, "cpu.max", fmt.Sprintf("%d %d", quota, period)},
-		{dir, "pids.max", strconv.FormatInt(l.Pids, 10)},
+		{leaf, "memory.max", strconv.FormatInt(memory, 10)},
+		{leaf, "cpu.max", fmt.Sprintf("%d %d", quota, period)},
+		{leaf, "pids.max", strconv.FormatInt(l.Pids, 10)},
 	}
 	// A kernel built without swap has no such file, and nothing to swap to.
 	if _, err := os.Stat(filepath.Join(dir, "memory.swap.max")); err == nil {
 		resources.Memory.Swap = &noSwap
-		settings = append(settings, setting{dir, "memory.swap.max", "0"})
+		settings = append(settings, setting{leaf, "memory.swap.max", "0"})
 	} else if swapOn() {
 		return nil, errors.New("this host swaps, and its kernel does not account swap to groups: a memory limit would not hold")
 	}
@@ -174,9 +197,9 @@ func (l Limits) writeUnified(mount, group string) ([]setting, error) {
 		if err := os.WriteFile(filepath.Join(dir, "memory.oom.group"), []byte("1"), 0); err != nil {
 			return nil, err
 		}
-		settings = append(settings, setting{dir, "memory.oom.group", "1"})
+		settings = append(settings, setting{leaf, "memory.oom.group", "1"})
 	}
-	io, err := writeIO(m, dir, l.IO)
+	io, err := writeIO(m, leaf, l.IO)
 	return append(settings, io...), err
 }
 
@@ -185,48 +208,39 @@ func (l Limits) writeUnified(mount, group string) ([]setting, error) {
 // the least that it works with.
 const socketBuffers = "memory.kmem.tcp.limit_in_bytes"
 
-// writeLegacy sets the limits of the v1 groups. The whole tree dies
-// when memory runs out because the leaf listens: see oom.go.
-func (l Limits) writeLegacy(h map[string]hierarchy, leaf string) ([]setting, error) {
-	memory := l.Memory
-	quota, period := l.quota().Microseconds(), uint64(l.CPUPeriod.Microseconds())
-	resources := &specs.LinuxResources{
-		Memory: &specs.LinuxMemory{Limit: &memory, Swap: &memory}, // memsw is both together
-		CPU:    &specs.LinuxCPU{Quota: &quota, Period: &period},
-		Pids:   &specs.LinuxPids{Limit: &l.Pids},
-	}
-	group := func(name string) string { return filepath.Join(h[name].group, leaf) }
-	dir := func(name string) string { return filepath.Join(h[name].mount, group(name)) }
+// combined is the limit of memory and swap together, of kernels that account swap.
+const combined = "memory.memsw.limit_in_bytes"
+
+// legacySettings are the limits of the v1 groups. Not containerd's code writes them,
+// which opens each file twice as often: together with reading back it took three
+// times as long. The whole tree dies when memory runs out because the leaf listens:
+// see oom.go.
+func (l Limits) legacySettings(groups map[string]file, optional []string) []setting {
+	memory := strconv.FormatInt(l.Memory, 10)
 	settings := []setting{
-		{dir("memory"), "memory.limit_in_bytes", strconv.FormatInt(memory, 10)},
-		{dir("cpu"), "cpu.cfs_quota_us", strconv.FormatInt(quota, 10)},
-		{dir("cpu"), "cpu.cfs_period_us", strconv.FormatUint(period, 10)},
-		{dir("pids"), "pids.max", strconv.FormatInt(l.Pids, 10)},
+		{groups["memory"], "memory.limit_in_bytes", memory},
+		// The period first: for a moment, the quota would be too large over another.
+		{groups["cpu"], "cpu.cfs_period_us", strconv.FormatInt(l.CPUPeriod.Microseconds(), 10)},
+		{groups["cpu"], "cpu.cfs_quota_us", strconv.FormatInt(l.quota().Microseconds(), 10)},
+		{groups["pids"], "pids.max", strconv.FormatInt(l.Pids, 10)},
 	}
-	if _, err := os.Stat(filepath.Join(h["memory"].dir(), "memory.memsw.limit_in_bytes")); err == nil {
-		settings = append(settings, setting{dir("memory"), "memory.memsw.limit_in_bytes", strconv.FormatInt(memory, 10)})
-	} else if swapOn() {
-		return nil, errors.New("this host swaps, and its kernel does not account swap to memory groups (boot it with swapaccount=1): a memory limit would not hold")
-	} else {
-		resources.Memory.Swap = nil
+	for _, name := range optional {
+		settings = append(settings, setting{groups["memory"], name, memory})
 	}
-	if _, err := os.Stat(filepath.Join(dir("memory"), socketBuffers)); err == nil {
-		resources.Memory.KernelTCP = &memory
-		settings = append(settings, setting{dir("memory"), socketBuffers, strconv.FormatInt(memory, 10)})
-	}
-	for _, c := range []struct {
-		name   string
-		create func(string, *specs.LinuxResources) error
-	}{
-		{"memory", cgroup1.NewMemory(h["memory"].root()).Create},
-		{"cpu", cgroup1.NewCpu(h["cpu"].root()).Create},
-		{"pids", cgroup1.NewPids(h["pids"].root()).Create},
-	} {
-		if err := c.create(group(c.name), resources); err != nil {
-			return nil, fmt.Errorf("the %s controller: %w", c.name, err)
+	return settings
+}
+
+// optionalLegacy are the limits of memory that not every kernel has.
+func optionalLegacy(memory string) (names []string, err error) {
+	for _, name := range []string{combined, socketBuffers} {
+		switch _, err := os.Stat(filepath.Join(memory, name)); {
+		case err == nil:
+			names = append(names, name)
+		case !errors.Is(err, os.ErrNotExist):
+			return nil, err
 		}
 	}
-	return settings, nil
+	return names, nil
 }
 
 // swapOn says whether the host has swap space: proc(5) /proc/swaps.

@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,68 +26,177 @@ import (
 //	n           n            has risen       the victim of a group above: so does it
 //	n           n            0               a neighbour of the victim: nothing happens
 type oomWatch struct {
-	dir   string
-	here  *notices
-	above *notices
-	kill  func()
+	events *oomEvents
+	id     int32
+	group  string
+	here   notices
+	kill   func()
 
-	mu sync.Mutex // orders two looks
+	mu sync.Mutex // orders two looks, and guards
+	// what was told when the leaf was made.
+	hereBefore, aboveBefore uint64
+	deciding                bool
+	closed                  bool
+
+	more chan struct{} // something was told meanwhile
+	done chan struct{} // closed by close
+}
+
+// oomEvents are what all leaves of a host process share: they hear of all of them in
+// one goroutine, and count what the group around them is told.
+type oomEvents struct {
+	epoll   *os.File
+	raw     syscall.RawConn
+	control file // of the group around
+	above   notices
+
+	mu      sync.Mutex
+	watches map[int32]*oomWatch
+	last    int32
 }
 
 // notices are an eventfd that counts how often the kernel says that memory has
 // run out.
 type notices struct {
-	file *os.File
-	raw  syscall.RawConn
+	mu   sync.Mutex
+	fd   int // -1: closed
 	told uint64
-}
-
-// watchOOM calls kill when the group in dir is out of memory, or a victim of one
-// above it that is. Without a kill it only counts.
-func watchOOM(dir string, kill func()) (*oomWatch, error) {
-	w := &oomWatch{dir: dir, kill: kill}
-	here, err := openFile(filepath.Join(dir, oomControl), unix.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	defer here.Close()
-	above, err := openFile(filepath.Join(filepath.Dir(dir), oomControl), unix.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	defer above.Close()
-	if w.here, err = listen(here); err != nil {
-		return nil, err
-	}
-	if w.above, err = listen(above); err == nil {
-		err = w.begin(above)
-	}
-	if err != nil {
-		w.close()
-		return nil, err
-	}
-	if kill != nil {
-		go w.watch()
-	}
-	return w, nil
 }
 
 const oomControl = "memory.oom_control"
 
-func listen(control *os.File) (*notices, error) {
+// listen registers an eventfd with a group whose oomControl is open.
+func (n *notices) listen(group, control file) error {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		return nil, os.NewSyscallError("eventfd2", err)
+		return os.NewSyscallError("eventfd2", err)
 	}
-	n := &notices{file: os.NewFile(uintptr(fd), "eventfd")}
-	if n.raw, err = n.file.SyscallConn(); err == nil {
-		err = write(filepath.Dir(control.Name()), "cgroup.event_control", fmt.Sprintf("%d %d", fd, control.Fd()))
+	if err := group.write("cgroup.event_control", fmt.Sprintf("%d %d", fd, control.fd)); err != nil {
+		unix.Close(fd)
+		return err
 	}
+	n.fd = fd
+	return nil
+}
+
+// count is how often memory has run out so far.
+func (n *notices) count() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var b [8]byte
+	if n.fd >= 0 {
+		if m, err := unix.Read(n.fd, b[:]); err == nil && m == len(b) {
+			n.told += binary.NativeEndian.Uint64(b[:])
+		}
+	}
+	return n.told
+}
+
+func (n *notices) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.fd >= 0 {
+		unix.Close(n.fd)
+		n.fd = -1
+	}
+}
+
+// openOOMEvents is for leaves in the memory group at that path.
+func openOOMEvents(path string) (*oomEvents, error) {
+	group, err := openFile(path, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
-		n.file.Close()
 		return nil, err
 	}
-	return n, nil
+	defer group.close()
+	e := &oomEvents{watches: map[int32]*oomWatch{}}
+	if e.control, err = group.open(oomControl, unix.O_RDONLY); err != nil {
+		return nil, err
+	}
+	if err := e.above.listen(group, e.control); err != nil {
+		e.control.close()
+		return nil, err
+	}
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		e.above.close()
+		e.control.close()
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	unix.SetNonblock(fd, true) // or the runtime would not watch it
+	e.epoll = os.NewFile(uintptr(fd), "epoll")
+	if e.raw, err = e.epoll.SyscallConn(); err != nil {
+		e.close()
+		return nil, err
+	}
+	go e.listen()
+	return e, nil
+}
+
+// listen wakes the watch of each leaf that something is told to, until close.
+func (e *oomEvents) listen() {
+	var events [16]unix.EpollEvent
+	e.raw.Read(func(fd uintptr) bool {
+		for {
+			n, err := unix.EpollWait(int(fd), events[:], 0)
+			if err != unix.EINTR && n <= 0 {
+				return false
+			}
+			for _, event := range events[:max(0, n)] {
+				e.mu.Lock()
+				w := e.watches[event.Fd]
+				e.mu.Unlock()
+				if w != nil {
+					w.wake()
+				}
+			}
+		}
+	})
+}
+
+func (e *oomEvents) close() {
+	if e == nil {
+		return
+	}
+	e.epoll.Close()
+	e.above.close()
+	e.control.close()
+}
+
+// watch calls kill when the group is out of memory, or a victim of one above it that
+// is. Without a kill it only counts.
+func (e *oomEvents) watch(group file, kill func()) (*oomWatch, error) {
+	w := &oomWatch{events: e, group: group.path, kill: kill, more: make(chan struct{}, 1), done: make(chan struct{})}
+	control, err := group.open(oomControl, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer control.close()
+	if err := w.here.listen(group, control); err != nil {
+		return nil, err
+	}
+	if err := w.begin(); err != nil {
+		w.here.close()
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.last++
+	w.id = e.last
+	e.watches[w.id] = w
+	// What was told since is an event at once.
+	var epollErr error
+	err = e.raw.Control(func(fd uintptr) {
+		epollErr = unix.EpollCtl(int(fd), unix.EPOLL_CTL_ADD, w.here.fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: w.id})
+	})
+	if err == nil {
+		err = os.NewSyscallError("epoll_ctl", epollErr)
+	}
+	if err != nil {
+		delete(e.watches, w.id)
+		w.here.close()
+		return nil, err
+	}
+	return w, nil
 }
 
 // beginTimeout is how long memory may be running out above while a leaf is made.
@@ -97,49 +205,35 @@ const beginTimeout = time.Second
 // begin starts both counts at a moment in which no notice is on its way, or else
 // one would be of a group above and told here only. The kernel marks all groups
 // (under_oom) before it tells the first of them, and until it has told the last.
-func (w *oomWatch) begin(above *os.File) error {
+func (w *oomWatch) begin() error {
 	b := buffers.Get().(*[4096]byte)
 	defer buffers.Put(b)
 	for deadline := time.Now().Add(beginTimeout); ; time.Sleep(time.Millisecond) {
-		text, err := readAt(above, b)
+		here, above := w.here.count(), w.events.above.count()
+		text, err := w.events.control.content(b)
 		if err != nil {
 			return err
 		}
 		quiet := field(text, "under_oom") == 0
-		if w.here.take()+w.above.take() == 0 && quiet {
-			w.here.told, w.above.told = 0, 0
+		w.hereBefore, w.aboveBefore = w.here.count(), w.events.above.count()
+		if quiet && w.hereBefore == here && w.aboveBefore == above {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("memory has run out around %s, and nothing there is killed for it: free some, or raise a limit above", filepath.Dir(above.Name()))
+			return fmt.Errorf("memory has run out around %s, and nothing there is killed for it: free some, or raise a limit above", filepath.Dir(w.group))
 		}
 	}
 }
 
-// take adds what was told since the last time.
-func (n *notices) take() (news uint64) {
-	n.raw.Control(func(fd uintptr) {
-		var b [8]byte
-		if m, err := unix.Read(int(fd), b[:]); err == nil && m == len(b) {
-			news = binary.NativeEndian.Uint64(b[:])
-		}
-	})
-	n.told += news
-	return news
-}
-
-// look counts: what was told here, and how much of it was of the leaf's own limit.
-func (w *oomWatch) look() (told, own uint64) {
-	if w == nil {
-		return 0, 0
-	}
+// own is how often memory has run out at the leaf's own limit.
+func (w *oomWatch) own() uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// The kernel tells a group before those in it. Read the other way round,
 	// nothing from above is taken for our own.
-	w.here.take()
-	w.above.take()
-	return w.here.told, w.here.told - min(w.here.told, w.above.told)
+	here := w.here.count() - w.hereBefore
+	above := w.events.above.count() - w.aboveBefore
+	return here - min(here, above)
 }
 
 // A victim is killed, and counted, after the notice. Usually that takes
@@ -149,43 +243,58 @@ const (
 	lastWait  = 4 * time.Second
 )
 
-// watch kills the tree when it must, once.
-func (w *oomWatch) watch() {
-	var seen uint64
-	var wait time.Duration // 0: until something is told
-	for {
-		var deadline time.Time
-		if wait > 0 {
-			deadline = time.Now().Add(wait)
-		}
-		w.here.file.SetReadDeadline(deadline)
-		err := w.here.raw.Read(func(uintptr) bool {
-			told, _ := w.look()
-			return told != seen
-		})
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			return // closed
-		}
-		told, own := w.look()
-		if own > 0 || killedIn(w.dir) {
-			w.kill()
-			return
-		}
-		switch {
-		case told != seen:
-			seen, wait = told, firstWait
-		case wait < lastWait:
-			wait *= 2
+// wake is called after each notice.
+func (w *oomWatch) wake() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.kill == nil || w.closed:
+	case w.deciding:
+		select {
+		case w.more <- struct{}{}:
 		default:
-			wait = 0
+		}
+	default:
+		w.deciding = true
+		go w.decide()
+	}
+}
+
+// decide kills the tree if it must. It looks until a victim would have been counted.
+func (w *oomWatch) decide() {
+	for wait := firstWait; ; {
+		if w.own() > 0 || killedIn(w.group) {
+			w.kill()
+			return // and does not decide again
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-w.done:
+			timer.Stop()
+			return
+		case <-w.more:
+			timer.Stop()
+			wait = firstWait
+		case <-timer.C:
+			if wait *= 2; wait > lastWait && w.rest() {
+				return
+			}
 		}
 	}
 }
 
+// rest ends a decision, unless something was told meanwhile.
+func (w *oomWatch) rest() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.deciding = len(w.more) > 0
+	return !w.deciding
+}
+
 // killedIn says whether the kernel has killed in this very group. In v1 the count
 // is not of groups below or above, but of kills for their sake as well.
-func killedIn(dir string) bool {
-	control, err := readFile(filepath.Join(dir, oomControl))
+func killedIn(group string) bool {
+	control, err := readFile(filepath.Join(group, oomControl))
 	return err == nil && field(control, "oom_kill") > 0
 }
 
@@ -193,9 +302,14 @@ func (w *oomWatch) close() {
 	if w == nil {
 		return
 	}
-	for _, n := range []*notices{w.here, w.above} {
-		if n != nil {
-			n.file.Close()
-		}
+	w.events.mu.Lock()
+	delete(w.events.watches, w.id)
+	w.events.mu.Unlock()
+	w.here.close()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closed {
+		w.closed = true
+		close(w.done)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -25,14 +24,14 @@ type Stall struct {
 	Total                time.Duration
 }
 
-// pressure reads one file of the v2 group in dir. Zero where the kernel keeps no
+// pressure reads one file of a v2 group. Zero where the kernel keeps no
 // such account: it was built without, or is told psi=0.
-func pressure(dir, file string) (Pressure, error) {
-	b, err := readFile(filepath.Join(dir, file))
+func pressure(group file, name string, b *[4096]byte) (Pressure, error) {
+	text, err := group.read(name, b)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EOPNOTSUPP) {
 		return Pressure{}, nil
 	}
-	return parsePressure(b), err
+	return parsePressure(text), err
 }
 
 // parsePressure reads "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" and the

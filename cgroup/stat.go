@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -41,43 +39,50 @@ type Stat struct {
 	CPUPressure, MemoryPressure, IOPressure Pressure
 }
 
-// statFiles are the files of a leaf, open.
+// statFiles are what a leaf is measured by: two files that stay open, and groups.
 type statFiles struct {
+	opened           bool
 	legacy           bool
-	nanoseconds      bool     // cpu is v1's
-	cpu, memory      *os.File // v2: cpu.stat, memory.current; v1: cpuacct.usage, memory.usage_in_bytes
-	dirMemory        string
-	dirCPU, dirPids  string
-	dirPressure      string // v2's; "": there is none
+	nanoseconds      bool // usage is v1's
+	usage, used      file // v2: cpu.stat, memory.current; v1: cpuacct.usage, memory.usage_in_bytes
+	memory           file
+	cpu, pids        file
+	pressure         *file // v2's; nil: there is none
 	peakFile, events string
 }
 
-func (s *statFiles) openUnified(dir string) error {
-	*s = statFiles{dirMemory: dir, dirCPU: dir, dirPids: dir, dirPressure: dir, peakFile: "memory.peak", events: "memory.events"}
-	return s.open(filepath.Join(dir, "cpu.stat"), filepath.Join(dir, "memory.current"))
+func (s *statFiles) openUnified(group file) error {
+	*s = statFiles{memory: group, cpu: group, pids: group, pressure: &group, peakFile: "memory.peak", events: "memory.events"}
+	return s.open(group, "cpu.stat", "memory.current")
 }
 
 // openLegacy takes accounts from the group of cpuacct, or of v2 where there is one.
-func (s *statFiles) openLegacy(memory, cpu, accounts, pids string, unified bool) error {
-	*s = statFiles{legacy: true, nanoseconds: !unified, dirMemory: memory, dirCPU: cpu, dirPids: pids, peakFile: "memory.max_usage_in_bytes", events: "memory.oom_control"}
+func (s *statFiles) openLegacy(memory, cpu, accounts, pids file, unified bool) error {
+	*s = statFiles{legacy: true, nanoseconds: !unified, memory: memory, cpu: cpu, pids: pids, peakFile: "memory.max_usage_in_bytes", events: oomControl}
 	usage := "cpuacct.usage"
 	if unified {
-		usage, s.dirPressure = "cpu.stat", accounts
+		usage, s.pressure = "cpu.stat", &accounts
 	}
-	return s.open(filepath.Join(accounts, usage), filepath.Join(memory, "memory.usage_in_bytes"))
+	return s.open(accounts, usage, "memory.usage_in_bytes")
 }
 
-func (s *statFiles) open(cpu, memory string) (err error) {
-	if s.cpu, err = openFile(cpu, unix.O_RDONLY); err != nil {
+func (s *statFiles) open(accounts file, usage, used string) (err error) {
+	if s.usage, err = accounts.open(usage, unix.O_RDONLY); err != nil {
 		return err
 	}
-	s.memory, err = openFile(memory, unix.O_RDONLY)
-	return err
+	if s.used, err = s.memory.open(used, unix.O_RDONLY); err != nil {
+		s.usage.close()
+		return err
+	}
+	s.opened = true
+	return nil
 }
 
 func (s *statFiles) close() {
-	s.cpu.Close()
-	s.memory.Close()
+	if s.opened {
+		s.usage.close()
+		s.used.close()
+	}
 }
 
 // buffers for the small files that the kernel writes.
@@ -87,30 +92,33 @@ var buffers = sync.Pool{New: func() any { return new([4096]byte) }}
 func (l *Leaf) Usage() (Usage, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return Usage{}, os.ErrClosed
-	}
 	b := buffers.Get().(*[4096]byte)
 	defer buffers.Put(b)
-	var u Usage
-	text, err := readAt(l.stats.cpu, b)
+	return l.usageInto(b)
+}
+
+func (l *Leaf) usageInto(b *[4096]byte) (u Usage, err error) {
+	if l.closed || !l.stats.opened {
+		return u, os.ErrClosed
+	}
+	text, err := l.stats.usage.content(b)
 	if err != nil {
 		return u, err
 	}
 	if l.stats.nanoseconds {
 		ns, err := number(text)
 		if err != nil {
-			return u, fmt.Errorf("%s: %w", l.stats.cpu.Name(), err)
+			return u, fmt.Errorf("%s: %w", l.stats.usage.path, err)
 		}
 		u.CPU = time.Duration(ns)
 	} else {
 		u.CPU = time.Duration(field(text, "usage_usec")) * time.Microsecond
 	}
-	if text, err = readAt(l.stats.memory, b); err != nil {
+	if text, err = l.stats.used.content(b); err != nil {
 		return u, err
 	}
 	if u.Memory, err = number(text); err != nil {
-		return u, fmt.Errorf("%s: %w", l.stats.memory.Name(), err)
+		return u, fmt.Errorf("%s: %w", l.stats.used.path, err)
 	}
 	return u, nil
 }
@@ -118,53 +126,49 @@ func (l *Leaf) Usage() (Usage, error) {
 // Stat reads everything. Read it after the program's end and before Close: the
 // figures go with the leaf.
 func (l *Leaf) Stat() (Stat, error) {
-	u, err := l.Usage()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := buffers.Get().(*[4096]byte)
+	defer buffers.Put(b)
+	u, err := l.usageInto(b)
 	if err != nil {
 		return Stat{}, err
 	}
 	s := Stat{Usage: u}
 	f := &l.stats
-	read := func(dir, file string) []byte {
-		b, e := readFile(filepath.Join(dir, file))
+	read := func(group file, name string) []byte {
+		text, e := group.read(name, b)
 		if e != nil && !errors.Is(e, os.ErrNotExist) {
 			err = errors.Join(err, e)
 		}
-		return b
+		return text
 	}
-	s.MemoryPeak, _ = number(read(f.dirMemory, f.peakFile)) // absent before 5.19
-	events := read(f.dirMemory, f.events)
+	s.MemoryPeak, _ = number(read(f.memory, f.peakFile)) // absent before 5.19
+	events := read(f.memory, f.events)
 	s.OOMKills, s.OOMs = field(events, "oom_kill"), field(events, "oom")
 	if f.legacy {
-		_, s.OOMs = l.oom.look()
+		s.OOMs = l.oom.own()
 		if s.OOMKills == 0 && s.OOMs > 0 && !l.limits.KillOne {
 			s.OOMKills = 1 // our kill was quicker than the kernel's, for the same reason
 		}
 	}
-	s.Pids, _ = number(read(f.dirPids, "pids.current"))
-	s.PidsRefused = field(read(f.dirPids, "pids.events"), "max")
-	cpu := read(f.dirCPU, "cpu.stat")
+	s.Pids, _ = number(read(f.pids, "pids.current"))
+	s.PidsRefused = field(read(f.pids, "pids.events"), "max")
+	cpu := read(f.cpu, "cpu.stat")
 	s.Throttled = field(cpu, "nr_throttled")
 	if f.legacy {
 		s.ThrottledTime = time.Duration(field(cpu, "throttled_time"))
 	} else {
 		s.ThrottledTime = time.Duration(field(cpu, "throttled_usec")) * time.Microsecond
 	}
-	if f.dirPressure != "" {
-		for file, p := range map[string]*Pressure{"cpu.pressure": &s.CPUPressure, "memory.pressure": &s.MemoryPressure, "io.pressure": &s.IOPressure} {
+	if f.pressure != nil {
+		for name, p := range map[string]*Pressure{"cpu.pressure": &s.CPUPressure, "memory.pressure": &s.MemoryPressure, "io.pressure": &s.IOPressure} {
 			var e error
-			*p, e = pressure(f.dirPressure, file)
+			*p, e = pressure(*f.pressure, name, b)
 			err = errors.Join(err, e)
 		}
 	}
 	return s, err
-}
-
-func readAt(f *os.File, b *[4096]byte) ([]byte, error) {
-	n, err := f.ReadAt(b[:], 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	return b[:n], nil
 }
 
 func number(b []byte) (uint64, error) {

@@ -130,7 +130,7 @@ func TestDeathAtEveryStep(t *testing.T) {
 	} else {
 		steps = steps[:n]
 	}
-	for _, must := range []string{"place made", "leaf made", "limits written", "limits read back", "leaf removed", "place removed"} {
+	for _, must := range []string{"place made", "leaf made", "limits set", "leaf removed", "place removed"} {
 		if !slices.Contains(steps, must+" (1)") {
 			t.Errorf("there is no step %q: %q", must, steps)
 		}

@@ -309,12 +309,6 @@ func (c *Cmd) launch() (p *Process, err error) {
 			p, err = nil, c.because(err)
 		}
 	}()
-	if c.CgroupReady != nil {
-		if err := c.CgroupReady(); err != nil {
-			return p, err
-		}
-	}
-	step("groups ready")
 	if err := p.sendPlan(cell.program); err != nil {
 		return p, err
 	}
@@ -475,6 +469,12 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 		return p, err
 	}
 	step("set-up sent")
+	if c.CgroupReady != nil {
+		if err := c.CgroupReady(); err != nil {
+			return p, err
+		}
+	}
+	step("groups ready")
 	if err := meanwhile(); err != nil {
 		return p, err
 	}
