@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -142,9 +141,10 @@ func (s *stream) readChunk(raw syscall.RawConn, allowed int) (c chunk, err error
 }
 
 // A reader that got bulk bytes looks for more before it passes on what it has, up to
-// patience times, each time after the scheduler ran somebody else, most likely who
-// delivers. A program that writes without pause fills the buffer in the meantime,
-// which is then one chunk and not thirty; less is passed on at once.
+// patience times. A program that writes without pause fills the buffer in the meantime,
+// which is then one chunk and not thirty; less is passed on at once. The pipe's lock
+// gives the program its turn; the scheduler of the runtime, asked to run somebody else
+// meanwhile, would take the reader to another processor, most likely the program's.
 const (
 	bulk     = 4 << 10
 	patience = 16
@@ -171,7 +171,6 @@ func fill(fd int, b []byte) (n int, err error) {
 			return n, nil // the next read tells what it was
 		default:
 			looks++
-			runtime.Gosched()
 		}
 	}
 	return n, nil
