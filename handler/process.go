@@ -174,9 +174,8 @@ func (p *process) abandon() {
 	}
 }
 
-// await follows the program to its end.
-func (p *process) await() {
-	<-p.cell.Gone()
+// end is called when nothing of the program is left.
+func (p *process) end() {
 	hostIDs.release(p.hostID)
 	result := p.cell.Wait()
 	if p.stdin != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,6 +47,36 @@ func TestNothingIsLeftToReap(t *testing.T) {
 			t.Fatalf("beside the forkers %v: %v", forkers, testenv.Descendants(l.Pid()))
 		}
 		time.Sleep(time.Millisecond) // what has ended is being reaped
+	}
+}
+
+// TestThen: what is to be done after the end is done once, in order, with all of it over;
+// and at once where the end has been.
+func TestThen(t *testing.T) {
+	testenv.NoLeaks(t)
+	cmd := testenv.Launcher(t).Command(context.Background(), "/usr/bin/cat")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	called := make(chan string, 3)
+	for _, name := range []string{"first", "second"} {
+		cmd.Process.Then(func() { called <- name + " after " + cmd.Process.Wait().String() })
+	}
+	if len(called) > 0 {
+		t.Error("before the end: ", <-called)
+	}
+	stdin.Close()
+	want := []string{"first after exit status 0", "second after exit status 0"}
+	if got := []string{<-called, <-called}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	cmd.Process.Then(func() { called <- "late" })
+	if got := <-called; got != "late" {
+		t.Error(got)
 	}
 }
 

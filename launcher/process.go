@@ -30,6 +30,8 @@ type Process struct {
 	mu    sync.Mutex // guards the descriptors against use after close
 	init  int        // pidfd of init
 	pidfd int        // pidfd of the program itself
+	ended bool
+	then  []func()
 
 	made [2]*os.File // namespaces, user and mount, if this makes a template
 
@@ -350,9 +352,22 @@ func (p *Process) abandon() {
 	}
 }
 
-// watch learns of the program's end, and of the end of everything in its
-// namespaces, which is when init's pidfd becomes readable.
+// watch follows the program to its end.
 func (p *Process) watch(ctx context.Context) {
+	p.follow(ctx)
+	p.mu.Lock()
+	p.ended = true
+	then := p.then
+	p.mu.Unlock()
+	close(p.dead)
+	for _, f := range then {
+		f()
+	}
+}
+
+// follow learns of the program's end, and of the end of everything in its
+// namespaces, which is when init's pidfd becomes readable.
+func (p *Process) follow(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() {
 		p.cancelled.Store(true)
 		p.Kill()
@@ -375,7 +390,18 @@ func (p *Process) watch(ctx context.Context) {
 	}
 	p.init, p.pidfd = -1, -1
 	p.mu.Unlock()
-	close(p.dead)
+}
+
+// Then calls f when Wait would return at once, without a goroutine that waits until
+// then. What was given first is called first, one after the other.
+func (p *Process) Then(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		go f()
+		return
+	}
+	p.then = append(p.then, f)
 }
 
 // waitPidfd waits for the end of the process. The poller does, not a thread.
