@@ -148,6 +148,26 @@ func TestLimitsCheck(t *testing.T) {
 	}
 }
 
+// TestSwapThatNobodyCounts: on a v1 host that swaps, a memory limit holds only where
+// the kernel accounts swap to groups.
+func TestSwapThatNobodyCounts(t *testing.T) {
+	defer func(path string) { swaps = path }(swaps)
+	swaps = filepath.Join(t.TempDir(), "swaps")
+	const none = "Filename Type Size Used Priority\n"
+	for text, swapping := range map[string]bool{none: false, none + "/dev/vdb partition 1024 0 -2\n": true} {
+		if err := os.WriteFile(swaps, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l := Limits{}.WithDefaults()
+		if _, err := l.legacySettings(nil, []string{combined}); err != nil {
+			t.Errorf("%q, accounted: %v", text, err)
+		}
+		if _, err := l.legacySettings(nil, nil); (err != nil) != swapping {
+			t.Errorf("%q, not accounted: %v", text, err)
+		}
+	}
+}
+
 func TestField(t *testing.T) {
 	text := []byte("usage_usec 12\nuser_usec 7\nusage 3\nbad x\nlast 9")
 	for name, want := range map[string]uint64{"usage_usec": 12, "user_usec": 7, "usage": 3, "bad": 0, "last": 9, "none": 0, "usa": 0} {

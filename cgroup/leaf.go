@@ -166,7 +166,11 @@ func (l *Leaf) limit(g *Group) (err error) {
 		l.describe(g)
 		return l.stats.openUnified(l.v2())
 	}
-	for _, s := range l.limits.legacySettings(l.groups, g.optional) {
+	settings, err := l.limits.legacySettings(l.groups, g.optional)
+	if err != nil {
+		return err
+	}
+	for _, s := range settings {
 		if err := s.set(); err != nil {
 			if errors.Is(err, unix.EINVAL) { // v1 takes no CPU limit above an ancestor's
 				err = fmt.Errorf("%w%s", err, g.above("cpu", l.limits.CPU))
