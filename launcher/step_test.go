@@ -233,7 +233,10 @@ func TestDeathAtEveryStep(t *testing.T) {
 		for _, victim := range []string{"launcher", "forker"} {
 			t.Run(victim+"/"+step, func(t *testing.T) {
 				p := perform(t, "STEP="+step, "VICTIM="+victim)
-				if !strings.Contains(p.said["last"], "launcher") || p.said["closed"] != "<nil>" {
+				// A launcher takes its time to die of a forker's death: the next start may
+				// succeed, and its program then dies with it.
+				told := strings.Contains(p.said["last"], "launcher") || victim == "forker" && p.said["last"] == "137"
+				if !told || p.said["closed"] != "<nil>" {
 					t.Errorf("the host without its launcher: %q", p.said)
 				}
 			})

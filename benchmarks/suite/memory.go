@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proscenium-dev/proscenium/cgroup"
 	"github.com/proscenium-dev/proscenium/handler"
 	"github.com/proscenium-dev/proscenium/isolate"
 	"golang.org/x/sys/unix"
@@ -19,6 +20,8 @@ const (
 	withNet    = "own network"
 	withoutNet = "host's network"
 	initRSS    = "init, resident"
+
+	leafAlone = "a leaf with no program"
 
 	bareWithNet    = "own network, without limits"
 	bareWithoutNet = "host's network, without limits"
@@ -48,6 +51,9 @@ func (s *suite) memory(table string) error {
 			if err := s.idleProcesses(table, c.name, c.network, c.bare); err != nil {
 				return err
 			}
+		}
+		if err := s.leaves(table); err != nil {
+			return err
 		}
 	}
 	s.report.note(table, "/proc/meminfo over %d processes, each with three pipes and, where there are limits, a leaf; the program has no C library and takes next to nothing itself", s.idle)
@@ -91,6 +97,30 @@ func (s *suite) idleProcesses(table, name string, network isolate.Network, bare 
 		}
 	}
 	return nil
+}
+
+// leaves is what the control groups alone take. A memory group of v1 has a place for
+// each file system that was ever mounted at the same time (mm/shrinker.c): on a machine
+// that had thousands of them it is most of a leaf.
+func (s *suite) leaves(table string) error {
+	before := s.settled()
+	var err error
+	for i := range s.idle {
+		leaf, e := s.group.New(fmt.Sprintf("empty-%d", i), cgroup.Limits{})
+		if e != nil {
+			err = e
+			break
+		}
+		defer leaf.Close()
+	}
+	after, total := s.settled(), 0.0
+	for _, k := range kinds {
+		total += float64(after[k]-before[k]) / float64(s.idle)
+	}
+	if err == nil {
+		s.report.add(table, leafAlone, "KiB", total)
+	}
+	return err
 }
 
 // settled is the memory of each kind in KiB, once the kernel frees no more in the
