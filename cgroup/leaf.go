@@ -172,7 +172,7 @@ func (l *Leaf) limit(g *Group) (err error) {
 	}
 	for _, s := range settings {
 		if err := s.set(); err != nil {
-			if errors.Is(err, unix.EINVAL) { // v1 takes no CPU limit above an ancestor's
+			if s.name == quota && errors.Is(err, unix.EINVAL) { // v1 takes no CPU limit above an ancestor's
 				err = fmt.Errorf("%w%s", err, g.above("cpu", l.limits.CPU))
 			}
 			return err

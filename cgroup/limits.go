@@ -208,6 +208,9 @@ func (l Limits) writeUnified(mount, group string, leaf file) ([]setting, error) 
 // the least that it works with.
 const socketBuffers = "memory.kmem.tcp.limit_in_bytes"
 
+// quota is v1's, of processor time in each period.
+const quota = "cpu.cfs_quota_us"
+
 // combined is the limit of memory and swap together, of kernels that account swap.
 const combined = "memory.memsw.limit_in_bytes"
 
@@ -224,7 +227,7 @@ func (l Limits) legacySettings(groups map[string]file, optional []string) ([]set
 		{groups["memory"], "memory.limit_in_bytes", memory},
 		// The period first: for a moment, the quota would be too large over another.
 		{groups["cpu"], "cpu.cfs_period_us", strconv.FormatInt(l.CPUPeriod.Microseconds(), 10)},
-		{groups["cpu"], "cpu.cfs_quota_us", strconv.FormatInt(l.quota().Microseconds(), 10)},
+		{groups["cpu"], quota, strconv.FormatInt(l.quota().Microseconds(), 10)},
 		{groups["pids"], "pids.max", strconv.FormatInt(l.Pids, 10)},
 	}
 	for _, name := range optional {

@@ -35,6 +35,7 @@ type oomWatch struct {
 	mu sync.Mutex // orders two looks, and guards
 	// what was told when the leaf was made.
 	hereBefore, aboveBefore uint64
+	seen                    uint64 // of here, by the last look
 	deciding                bool
 	closed                  bool
 
@@ -227,12 +228,19 @@ func (w *oomWatch) begin() error {
 
 // own is how often memory has run out at the leaf's own limit.
 func (w *oomWatch) own() uint64 {
+	if w == nil {
+		return 0
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// The kernel tells a group before those in it. Read the other way round,
 	// nothing from above is taken for our own.
 	here := w.here.count() - w.hereBefore
 	above := w.events.above.count() - w.aboveBefore
+	if here != w.seen { // who reads a notice takes it from the poller
+		w.seen = here
+		w.alarm()
+	}
 	return here - min(here, above)
 }
 
@@ -240,13 +248,18 @@ func (w *oomWatch) own() uint64 {
 // microseconds, but the kernel chooses one at a time on the whole host.
 const (
 	firstWait = time.Millisecond
-	lastWait  = 4 * time.Second
+	lastWait  = 5 * time.Second // none is longer
 )
 
-// wake is called after each notice.
+// wake is called after a notice.
 func (w *oomWatch) wake() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.alarm()
+}
+
+// alarm begins a decision, or lets one that is under way begin again.
+func (w *oomWatch) alarm() {
 	switch {
 	case w.kill == nil || w.closed:
 	case w.deciding:
@@ -260,12 +273,16 @@ func (w *oomWatch) wake() {
 	}
 }
 
-// decide kills the tree if it must. It looks until a victim would have been counted.
+// decide kills the tree if it must. It looks until a victim would have been counted,
+// and once more.
 func (w *oomWatch) decide() {
 	for wait := firstWait; ; {
 		if w.own() > 0 || killedIn(w.group) {
 			w.kill()
 			return // and does not decide again
+		}
+		if wait > lastWait && w.rest() {
+			return
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -276,9 +293,7 @@ func (w *oomWatch) decide() {
 			timer.Stop()
 			wait = firstWait
 		case <-timer.C:
-			if wait *= 2; wait > lastWait && w.rest() {
-				return
-			}
+			wait *= 2
 		}
 	}
 }

@@ -292,11 +292,11 @@ func (c *Cell) wait() {
 	close(c.done)
 	after := c.after
 	c.mu.Unlock()
+	if c.Leaf != nil {
+		defer c.Leaf.Close() // behind the exit, which others wait for
+	}
 	if after != nil {
 		after()
-	}
-	if c.Leaf != nil {
-		c.Leaf.Close()
 	}
 }
 

@@ -11,8 +11,7 @@ import (
 	"strings"
 	"time"
 
-	// go-units: sizes as container tools read them, linked by containerd/cgroups
-	// anyway.
+	// go-units: sizes as container tools read them, no dependencies.
 	"github.com/docker/go-units"
 	// go-toml: unknown keys with line and column, TOML 1.1's inline tables over
 	// several lines, no dependencies.

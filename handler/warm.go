@@ -36,14 +36,14 @@ func (h *Handler) newStage(path string) (s *stage, err error) {
 		s.cmd.Isolation.HostUID, s.cmd.Isolation.HostGID = s.hostID, s.hostID
 	}
 	if s.stdout, err = s.cmd.StdoutPipe(); err != nil {
-		return nil, err
+		return s, err
 	}
 	if s.stderr, err = s.cmd.StderrPipe(); err != nil {
-		return nil, err
+		return s, err
 	}
 	if !h.policy.config.StdinNull {
 		if s.stdin, err = s.cmd.StdinPipe(); err != nil {
-			return nil, err
+			return s, err
 		}
 	}
 	return s, nil
@@ -81,9 +81,13 @@ type pool struct {
 // take is a stage for the program, warm if there is one with its limits.
 func (h *Handler) take(m *permit) (*stage, error) {
 	h.pool.mu.Lock()
-	if len(h.pool.stages) > 0 && !m.tight {
+	for len(h.pool.stages) > 0 && !m.tight {
 		s := h.pool.stages[0]
 		h.pool.stages = h.pool.stages[1:]
+		if !s.cmd.Warm() {
+			s.discard()
+			continue
+		}
 		h.pool.mu.Unlock()
 		s.cmd.Path = m.path
 		// What is allowed may lead elsewhere by now; then the cell is given up.

@@ -113,6 +113,10 @@ func (c *Cmd) Prepare() error {
 	return w.pair.setDeadline(time.Time{})
 }
 
+// Warm says whether the cell that was prepared still waits. Its init may have been
+// killed, by its control group say, which is then not one to begin in again.
+func (c *Cmd) Warm() bool { return c.warm != nil && !ended(c.warm.init, 0) }
+
 // Release ends a cell that was prepared and will not be started.
 func (c *Cmd) Release() {
 	if c.warm != nil {

@@ -392,8 +392,9 @@ func (p *Process) follow(ctx context.Context) {
 	p.mu.Unlock()
 }
 
-// Then calls f when Wait would return at once, without a goroutine that waits until
-// then. What was given first is called first, one after the other.
+// Then calls f once Wait would return at once, without a goroutine that waits until
+// then: what was given first is called first, one after the other; what is given
+// after the end, at once, in a goroutine of its own.
 func (p *Process) Then(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -21,7 +21,7 @@ const module = "github.com/proscenium-dev/proscenium"
 var mayImport = map[string]struct{ ours, theirs []string }{
 	"reexec":           {nil, []string{"golang.org/x/sys/unix"}},
 	"isolate":          {nil, []string{"golang.org/x/sys/unix", "github.com/opencontainers/runtime-spec"}},
-	"cgroup":           {nil, []string{"github.com/containerd/cgroups/v3", "github.com/opencontainers/runtime-spec", "golang.org/x/sys/unix"}},
+	"cgroup":           {nil, []string{"github.com/containerd/cgroups/v3", "golang.org/x/sys/unix"}},
 	"launcher":         {[]string{"isolate", "reexec"}, []string{"golang.org/x/sys/unix"}},
 	"wit":              {nil, nil},
 	"wit/wasm":         {nil, nil},

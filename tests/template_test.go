@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/proscenium-dev/proscenium/cgroup"
 	"github.com/proscenium-dev/proscenium/handler"
@@ -276,7 +277,7 @@ func TestWarmCells(t *testing.T) {
 }
 
 // TestWarmHandler: a handler with warm cells gives the same, under its limits, and
-// leaves none behind.
+// leaves none behind; also where somebody has killed those that waited.
 func TestWarmHandler(t *testing.T) {
 	testenv.NoLeaks(t)
 	c := handler.DefaultConfig()
@@ -289,7 +290,10 @@ func TestWarmHandler(t *testing.T) {
 	}
 	defer h.Close()
 	sink := &gather{out: map[uint64]string{}}
-	for range 20 {
+	for i := range 20 {
+		if i == 10 {
+			killAll(t, "*-echo")
+		}
 		if _, err := h.Spawn(testenv.Context(t), handler.ProcessConfig{Program: "/usr/bin/echo", Args: []string{"hello"}}, sink); err != nil {
 			t.Fatal(err)
 		}
@@ -309,6 +313,29 @@ func TestWarmHandler(t *testing.T) {
 	cancel()
 	if _, err := h.Spawn(ctx, handler.ProcessConfig{Program: "/usr/bin/echo"}, sink); err == nil {
 		t.Error("a cancelled start succeeded")
+	}
+}
+
+// killAll kills all that is in our leaves of that name, where v2 is mounted, and waits
+// until it is dead.
+func killAll(t *testing.T, name string) {
+	t.Helper()
+	for _, dir := range testenv.GroupDirs(os.Getpid()) {
+		leaves, _ := filepath.Glob(filepath.Join(dir, name, "cgroup.kill"))
+		for _, kill := range leaves {
+			if err := os.WriteFile(kill, []byte("1"), 0); err != nil {
+				continue // it is gone by now
+			}
+			procs := filepath.Join(filepath.Dir(kill), "cgroup.procs")
+			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+				if members, err := os.ReadFile(procs); err != nil || len(members) == 0 {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("somebody lives in %s", procs)
+				}
+			}
+		}
 	}
 }
 
