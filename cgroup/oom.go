@@ -32,10 +32,9 @@ type oomWatch struct {
 	here   notices
 	kill   func()
 
-	mu sync.Mutex // orders two looks, and guards
-	// what was told when the leaf was made.
-	hereBefore, aboveBefore uint64
-	seen                    uint64 // of here, by the last look
+	mu                      sync.Mutex // orders two looks, and guards what follows
+	hereBefore, aboveBefore uint64     // told when the leaf was made
+	seen                    uint64     // told here since, by the last look
 	deciding                bool
 	closed                  bool
 
