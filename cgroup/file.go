@@ -9,10 +9,9 @@ import (
 )
 
 // A file is an open directory or file of the kernel's. What is in a directory is
-// found from there: walking to each file from the root costs as much as reading it.
-// And there is no offer to the runtime's poller, as package os makes one, which takes
-// such files and then costs two more system calls each. It is closed once, by who
-// knows that nobody else uses it.
+// found from there, without a walk from the root, and without an offer to the runtime's
+// poller, as package os makes one, which takes such files and then costs two more system
+// calls each. It is closed once, by who knows that nobody else uses it.
 type file struct {
 	fd   int
 	path string

@@ -94,36 +94,40 @@ func (l *Leaf) makeLegacy() error {
 	if l.closed {
 		return os.ErrClosed
 	}
-	if l.made {
-		return l.notMade
-	}
-	l.made = true
-	l.notMade = func() error {
+	if !l.made {
+		l.made = true
 		places := l.group.places
 		for _, place := range places[len(places)-l.joins:] {
-			path := filepath.Join(place, l.name)
-			if err := l.make(path); err != nil {
-				return err
+			if l.notMade = l.makeBelow(place); l.notMade != nil {
+				break
 			}
-			dir, err := openFile(path, unix.O_PATH|unix.O_DIRECTORY)
-			if err != nil {
-				return err
-			}
-			l.open = append(l.open, dir)
-			for controller, at := range l.group.controllers {
-				if at == place {
-					l.groups[controller] = dir
-				}
-			}
-			tasks, err := dir.open("tasks", unix.O_WRONLY)
-			if err != nil {
-				return err
-			}
-			l.tasks = append(l.tasks, os.NewFile(uintptr(tasks.fd), tasks.path))
 		}
-		return nil
-	}()
+	}
 	return l.notMade
+}
+
+// makeBelow makes the v1 group of the controllers that have this place.
+func (l *Leaf) makeBelow(place string) error {
+	path := filepath.Join(place, l.name)
+	if err := l.make(path); err != nil {
+		return err
+	}
+	dir, err := openFile(path, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	l.open = append(l.open, dir)
+	for controller, at := range l.group.controllers {
+		if at == place {
+			l.groups[controller] = dir
+		}
+	}
+	tasks, err := dir.open("tasks", unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	l.tasks = append(l.tasks, os.NewFile(uintptr(tasks.fd), tasks.path))
+	return nil
 }
 
 // Ready puts every limit in force, or says why one is not.

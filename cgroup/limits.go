@@ -214,10 +214,10 @@ const quota = "cpu.cfs_quota_us"
 // combined is the limit of memory and swap together, of kernels that account swap.
 const combined = "memory.memsw.limit_in_bytes"
 
-// legacySettings are the limits of the v1 groups. Not containerd's code writes them,
-// which opens each file anew and offers it to the runtime's poller: with reading back,
-// that is more than twice the system calls. The whole tree dies when memory runs out because the leaf listens:
-// see oom.go.
+// legacySettings are the limits of the v1 groups. Not containerd's code writes them:
+// it finds each file from the root, and offers it to the runtime's poller, and each is
+// then found once more to be read back. The whole tree dies when memory runs out because
+// the leaf listens: see oom.go.
 func (l Limits) legacySettings(groups map[string]file, optional []string) ([]setting, error) {
 	if !slices.Contains(optional, combined) && swapOn() {
 		return nil, errors.New("this host swaps, and its kernel does not account swap to memory groups (boot it with swapaccount=1): a memory limit would not hold")

@@ -82,7 +82,6 @@ type Cell struct {
 	mu     sync.Mutex
 	intent Reason // why we are ending it, first cause wins
 	timers []*time.Timer
-	after  func() // called at the end
 }
 
 var cellNumber atomic.Uint64
@@ -140,7 +139,7 @@ func (c *Cell) Start(budgets Budgets) error {
 	}
 	if budgets.Wall > 0 {
 		c.Enforced = append(c.Enforced, fmt.Sprintf("wall clock: %v", budgets.Wall))
-		c.later(budgets.Wall, func() { c.End(TimedOut) })
+		c.after(budgets.Wall, func() { c.End(TimedOut) })
 	}
 	if budgets.CPU > 0 {
 		c.Enforced = append(c.Enforced, fmt.Sprintf("cpu time: %v", budgets.CPU))
@@ -186,20 +185,8 @@ func leafName(program string) string {
 	return fmt.Sprintf("%d-%s", cellNumber.Add(1), name[:min(len(name), 40)])
 }
 
-// then calls f, of which there is one, when Wait would return at once.
-func (c *Cell) then(f func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	select {
-	case <-c.done:
-		go f()
-	default:
-		c.after = f
-	}
-}
-
-// later runs f, unless the program has ended.
-func (c *Cell) later(d time.Duration, f func()) {
+// after runs f later, unless the program has ended.
+func (c *Cell) after(d time.Duration, f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	select {
@@ -221,13 +208,13 @@ func (c *Cell) watchCPU(budget time.Duration) {
 		return
 	}
 	earliest := time.Duration(float64(left) / c.Leaf.Limits().CPU)
-	c.later(max(earliest, 5*time.Millisecond), func() { c.watchCPU(budget) })
+	c.after(max(earliest, 5*time.Millisecond), func() { c.watchCPU(budget) })
 }
 
 // End asks the program to end, and kills everything of it after the grace.
 func (c *Cell) End(why Reason) {
 	if !errors.Is(c.send(syscall.SIGTERM, why), os.ErrProcessDone) {
-		c.later(c.grace, func() { c.Kill(why) })
+		c.after(c.grace, func() { c.Kill(why) })
 	}
 }
 
@@ -290,13 +277,9 @@ func (c *Cell) wait() {
 		t.Stop()
 	}
 	close(c.done)
-	after := c.after
 	c.mu.Unlock()
 	if c.Leaf != nil {
-		defer c.Leaf.Close() // behind the exit, which others wait for
-	}
-	if after != nil {
-		after()
+		go c.Leaf.Close() // what follows the end does not wait for it
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/proscenium-dev/proscenium/tests/testenv"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -184,5 +185,59 @@ func TestKillGivesOneExit(t *testing.T) {
 	wait(t, h)
 	if e := sink.exits[id]; e.Reason != Killed || e.ExitCode != 137 {
 		t.Errorf("exit %+v", e)
+	}
+}
+
+// TestNoDescriptors: whichever descriptor of a start is one too many, it is an error,
+// and nothing is left of it.
+func TestNoDescriptors(t *testing.T) {
+	testenv.NoLeaks(t)
+	c := DefaultConfig()
+	c.AllowedPrograms = []string{"/usr/bin/true"}
+	h, err := New(c, testenv.Launcher(t), testenv.Group(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	spawn := func() error {
+		_, err := h.Spawn(testenv.Context(t), ProcessConfig{Program: "/usr/bin/true"}, Discard)
+		return errors.Join(err, h.Wait(testenv.Context(t)))
+	}
+	if err := spawn(); err != nil { // what is opened once
+		t.Fatal(err)
+	}
+	var own unix.Rlimit
+	few := unix.Rlimit{Cur: 256}
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &own); err != nil {
+		t.Fatal(err)
+	}
+	few.Max = own.Max
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &few, nil); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Prlimit(0, unix.RLIMIT_NOFILE, &own, nil)
+	var taken []int
+	defer func() {
+		for _, fd := range taken {
+			unix.Close(fd)
+		}
+	}()
+	for {
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			break
+		}
+		taken = append(taken, fd)
+	}
+	refused := 0
+	for err := spawn(); err != nil; err = spawn() {
+		if refused++; !errors.Is(err, unix.EMFILE) || len(taken) == 0 {
+			t.Fatalf("with %d to spare: %v", refused-1, err)
+		}
+		unix.Close(taken[len(taken)-1])
+		taken = taken[:len(taken)-1]
+	}
+	if refused < 10 {
+		t.Errorf("a start was refused for want of descriptors only %d times", refused)
 	}
 }

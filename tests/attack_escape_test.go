@@ -162,7 +162,7 @@ func TestT06AStartWritesToProcBeforeAnyMount(t *testing.T) {
 		}
 	}
 	// A file system of the program's own in the place of /proc is refused.
-	for _, m := range []isolate.Mount{isolate.Tmpfs("/proc", 1<<20), isolate.RW("/proc"), isolate.RO("/proc/self"), isolate.RO("/proc/self/root/etc")} {
+	for _, m := range []isolate.Mount{isolate.Tmpfs("/proc", 1<<20), isolate.RW("/proc"), isolate.RO("/proc/self"), isolate.RO(ownRoot + "/etc")} {
 		spec := isolate.Spec{Mounts: []isolate.Mount{m}}
 		if _, err := isolate.Compile(spec, isolate.Program{Path: "/usr/bin/true", Args: []string{"true"}}, host); err == nil {
 			t.Errorf("%v was taken", m)

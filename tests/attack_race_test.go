@@ -35,6 +35,9 @@ func starts() int {
 	return 12
 }
 
+// ownRoot is the kernel's link to the root of whoever looks.
+const ownRoot = "/proc/self/root"
+
 func init() {
 	attacks["scribble"] = attackScribble
 	testenv.Role("racing host", func() {
@@ -232,7 +235,7 @@ func racecourse(t *testing.T, owner int) string {
 			t.Fatal(err)
 		}
 	}
-	for name, to := range map[string]string{"shared/link": base + "/outside", "shared/file-link": "../outside/secret", "shared/proc-link": "/proc/self/root/etc"} {
+	for name, to := range map[string]string{"shared/link": base + "/outside", "shared/file-link": "../outside/secret", "shared/proc-link": ownRoot + "/etc"} {
 		if err := os.Symlink(to, filepath.Join(base, name)); err != nil {
 			t.Fatal(err)
 		}

@@ -46,7 +46,7 @@ func TestOnlyAllowedProgramsRun(t *testing.T) {
 		{"/usr/bin/find", rw + ` -exec ` + rw + `/id ;`},
 		{"/usr/bin/find", rw + ` -exec ` + linker + ` ` + rw + `/id ;`},
 		{"/usr/bin/find", rw + ` -exec ` + linker + ` --preload ` + rw + `/id /usr/bin/id ;`},
-		{"/usr/bin/find", `/proc/self -maxdepth 0 -exec /proc/1/root/usr/bin/id ;`},
+		{"/usr/bin/find", `/proc/self -maxdepth 0 -exec /proc/1/root` + `/usr/bin/id ;`},
 		{"/usr/bin/perl", `-e exec {"/usr/bin/id"} "id" or die $!`},
 		{"/usr/bin/perl", `-e exec {"` + rw + `/id"} "id" or die $!`},
 		{"/usr/bin/perl", `-e exec {"` + linker + `"} "ld.so", "` + rw + `/id" or die $!`},
