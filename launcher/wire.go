@@ -99,7 +99,11 @@ func recvmsg(fd int, b []byte, maxFDs int) (int, []int, error) {
 			return 0, nil, err
 		}
 		fds, err := parseRights(control[:controlLen])
-		if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		switch {
+		case err != nil:
+		case flags&unix.MSG_CTRUNC != 0 && len(fds) < maxFDs: // there was room for it
+			err = os.NewSyscallError("recvmsg of a descriptor", unix.EMFILE)
+		case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
 			err = fmt.Errorf("message larger than %d bytes and %d descriptors", len(b), maxFDs)
 		}
 		if err != nil {

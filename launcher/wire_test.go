@@ -3,6 +3,7 @@ package launcher
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -41,6 +42,38 @@ func TestReceiveRefusesWhatDoesNotFit(t *testing.T) {
 	}
 	if after := count(); after != before {
 		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
+// TestNoRoomForADescriptor: who has too many files open is told so.
+func TestNoRoomForADescriptor(t *testing.T) {
+	here, far, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	defer unix.Close(far)
+	if err := unix.Sendmsg(far, []byte{0}, unix.UnixRights(far), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	var own unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &own); err != nil {
+		t.Fatal(err)
+	}
+	free, err := unix.Dup(far)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(free) // all below are taken
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free), Max: own.Max}, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = here.recv(make([]byte, 8), 1)
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &own, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(err, unix.EMFILE) {
+		t.Errorf("%v, want EMFILE", err)
 	}
 }
 
