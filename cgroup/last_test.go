@@ -202,3 +202,39 @@ func TestTheDyingAreWaitedFor(t *testing.T) {
 		removeInstance(dir)
 	}
 }
+
+// TestOldNewsOfAGroup: the kernel tells of changes late when they come one upon the
+// other, and awaitEmpty does not take the news of a birth for that of an end.
+func TestOldNewsOfAGroup(t *testing.T) {
+	l, err := detect()
+	if err != nil || l.unified == nil {
+		t.Skipf("only cgroup v2 tells: %v", err)
+	}
+	dir := filepath.Join(l.unified.dir(), fmt.Sprintf("news-%d", os.Getpid()))
+	other := dir + "-other"
+	for _, dir := range []string{dir, other} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		defer rmdir(dir)
+	}
+	member := exec.Command("sleep", "1000")
+	if err := member.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer member.Wait()
+	defer member.Process.Kill()
+	for range 20 {
+		for _, to := range []string{dir, other, dir} {
+			if err := write(to, "cgroup.procs", strconv.Itoa(member.Process.Pid)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const timeout = 20 * time.Millisecond
+		begin := time.Now()
+		awaitEmpty(dir, timeout)
+		if took := time.Since(begin); took < timeout {
+			t.Fatalf("a member lives, and the wait for its end was over after %v", took)
+		}
+	}
+}

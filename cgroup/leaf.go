@@ -358,16 +358,24 @@ func rmdir(dir string) error {
 // awaitEmpty waits for the end of the group's last process, up to the timeout
 // (in whole milliseconds, at least one). False where that cannot be waited for.
 func awaitEmpty(dir string, timeout time.Duration) bool {
-	fd, err := unix.Open(filepath.Join(dir, "cgroup.events"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	events, err := openFile(filepath.Join(dir, "cgroup.events"), unix.O_RDONLY)
 	if err != nil {
 		return false
 	}
-	defer unix.Close(fd)
-	var b [256]byte
-	n, err := unix.Read(fd, b[:])
-	if err != nil || !strings.Contains(string(b[:n]), "populated 1") {
-		return false
+	defer events.close()
+	b := buffers.Get().(*[4096]byte)
+	defer buffers.Put(b)
+	deadline := time.Now().Add(max(timeout, time.Millisecond))
+	for waited := false; ; waited = true {
+		text, err := events.content(b)
+		if err != nil || field(text, "populated") == 0 {
+			return waited
+		}
+		left := time.Until(deadline)
+		if left <= 0 {
+			return true
+		}
+		// What is told may be old: the kernel tells of changes after up to 10 ms.
+		unix.Poll([]unix.PollFd{{Fd: int32(events.fd), Events: unix.POLLPRI}}, int(left.Milliseconds())+1)
 	}
-	unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}, max(1, int(timeout.Milliseconds())))
-	return true
 }
