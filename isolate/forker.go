@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/bits"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -14,7 +15,17 @@ import (
 
 // A forker is a process that does nothing but fork, for a start: a child of the
 // launcher's, and init's image. What it forks becomes stage one by reading the
-// next plan. No exec stands between, and the memory that is copied is a few pages.
+// next plan. No exec stands between, and no memory is copied, which is half of what a
+// fork of so small a process takes: the forker waits (CLONE_VFORK) until stage one, in
+// its memory (CLONE_VM), has cloned init and ended.
+//
+// That memory belongs to the user namespace of the launcher and is undumpable, so that
+// the outer identity, which stage one has taken, gives nobody the right to trace it
+// (ptrace(2)). It gives the right to stop stage one, as it does for programs; the forker
+// then waits as well. What the kernel kills for want of memory it kills with all who
+// share that memory: stage one is born in the program's control group, and a forker can
+// so end by a limit that is too small for a start. The launcher replaces it. Init has
+// memory of its own: it lives as long as its program, and dies for no other.
 //
 // It has the host's identity and rights and does what it is told: who holds the host's
 // end of its socket is the host. A request carries nothing of the program but its
@@ -34,11 +45,13 @@ const (
 
 // ForkerSetUp is what a forker does once, before it reads its plan.
 func ForkerSetUp() *Sequence {
-	return &Sequence{failed: RecordForkFailed, Init: []*Call{
+	return &Sequence{forker: true, failed: RecordForkFailed, Init: []*Call{
 		// Again: the exec of a host with a set-id bit has cleared it.
 		sys("prctl", flags("PR_SET_PDEATHSIG"), flags("SIGKILL")),
 		sys("prctl", flags("PR_SET_DUMPABLE"), num(0)),
 		sys("prctl", flags("PR_SET_NAME"), str("proscenium-fork")),
+		// The launcher ignores it, and that stays over an exec; init waits for children.
+		sys("rt_sigaction", flags("SIGCHLD"), at(&block{bytes: make([]byte, 32)}, 0, "{SIG_DFL}"), null, num(8)),
 		// What ends a service is sent to all of its processes. The host decides how it ends.
 		sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: bytes.Repeat([]byte{0xff}, 8)}, 0, "~[]"), null, num(8)),
 		// All but the text and the buffer: neither stack nor vDSO is of use to init, and
@@ -52,7 +65,7 @@ func ForkerSetUp() *Sequence {
 // the launcher's. Host and launcher, which are both privileged or neither, make the
 // same.
 func Forker(privileged, freshNetwork bool) *Sequence {
-	s := &Sequence{failed: RecordForkFailed}
+	s := &Sequence{forker: true, failed: RecordForkFailed}
 	first := func(call *Call) { s.Init = append(s.Init, call) }
 	child := func(call *Call) { s.Child = append(s.Child, call) }
 
@@ -76,9 +89,9 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 	first(sys("dup3", num(forkerGroup), num(forkerGroup+1), num(0))) // are they complete?
 
 	if clone3() == nil {
-		s.Clone = sys("clone3", at(args, 0, "{CLONE_PARENT|<CLONE_INTO_CGROUP>, cgroup=5}"), num(cloneArgsSize), null)
+		s.Clone = sys("clone3", at(args, 0, "{"+forkFlags()+"|<CLONE_INTO_CGROUP>, cgroup=5}"), num(cloneArgsSize), null)
 	} else {
-		s.Clone = sys("clone", flags("CLONE_PARENT"), null, null)
+		s.Clone = sys("clone", flags(forkFlags()), null, null)
 	}
 
 	child(sys("close_range", num(ForkerRequests), num(0xffffffff), num(0)))
@@ -89,14 +102,11 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 		child(sys("setgid", Arg{block: ids, offset: 8, load: true, text: "<gid>"}))
 		child(sys("setuid", Arg{block: ids, load: true, text: "<uid>"}))
 	}
-	// The change of identity has cleared the first, and the second is needed to
-	// write the maps of ids.
-	child(sys("prctl", flags("PR_SET_PDEATHSIG"), flags("SIGKILL")))
-	child(sys("prctl", flags("PR_SET_DUMPABLE"), num(1)))
+	child(sys("prctl", flags("PR_SET_PDEATHSIG"), flags("SIGKILL"))) // the change of identity has cleared it
 	return s
 }
 
-const bufferEnd = BufferAddress + BufferSize
+const bufferEnd = BufferAddress + BuffersSize
 
 // addressEnd is where the addresses of a process end: on amd64 of one that has not
 // asked for more, elsewhere by the kernel's configuration. The stack is near it, and
@@ -115,6 +125,15 @@ func addressEnd() int64 {
 	return bufferEnd + 4096 // then everything stays
 }
 
+// forkFlags are those of the clone that makes stage one. Where a change of identity leaves
+// a process dumpable (proc_sys_fs(5), for debugging) its memory must not be the forker's.
+var forkFlags = sync.OnceValue(func() string {
+	if mode, err := os.ReadFile("/proc/sys/fs/suid_dumpable"); err != nil || strings.TrimSpace(string(mode)) == "1" {
+		return "CLONE_PARENT"
+	}
+	return "CLONE_PARENT|CLONE_VM|CLONE_VFORK"
+})
+
 // struct clone_args: clone(2).
 const (
 	cloneArgsSize  = 88
@@ -127,14 +146,14 @@ func (p *Plan) ForkRequest(inGroup bool) ([]byte, error) {
 	if p.privileged && (p.uid == 0 || p.gid == 0) {
 		return nil, errors.New("a program never gets the id 0 of the host")
 	}
-	var flags uint64 = unix.CLONE_PARENT
+	how := flags(forkFlags()).number
 	if inGroup {
 		if err := clone3(); err != nil {
 			return nil, err
 		}
-		flags |= unix.CLONE_INTO_CGROUP
+		how |= unix.CLONE_INTO_CGROUP
 	}
-	b := binary.NativeEndian.AppendUint64(nil, flags)
+	b := binary.NativeEndian.AppendUint64(nil, how)
 	b = binary.NativeEndian.AppendUint64(b, uint64(p.uid))
 	return binary.NativeEndian.AppendUint64(b, uint64(p.gid)), nil
 }

@@ -27,6 +27,7 @@ type Sequence struct {
 	Parent []*Call
 
 	serves *Call  // the Init call that takes a request of as many bytes as it tolerates
+	forker bool   // it lies in the forker's buffer
 	failed uint64 // the kind of record if a call fails
 
 	encoded []byte // remembered
@@ -38,6 +39,12 @@ type Sequence struct {
 const (
 	BufferAddress = 0x480000 // in the page of the page table that has the text
 	BufferSize    = 1 << 20
+
+	// A forker's own is behind it: what it forks shares its memory, and reads its plan
+	// into the first.
+	forkerBuffer     = BufferAddress + BufferSize
+	forkerBufferSize = 16 << 10
+	BuffersSize      = BufferSize + forkerBufferSize
 
 	headSize   = 0   // bytes of the whole plan
 	headFirst  = 8   // address of the first call
@@ -110,10 +117,11 @@ func (s *Sequence) Calls() []*Call {
 
 // CallAt names the call that a record of a failure means.
 func (s *Sequence) CallAt(address uint64) string {
-	if address == BufferAddress {
+	buffer, _ := s.buffer()
+	if address == buffer {
 		return s.Clone.String()
 	}
-	i := int64(address-BufferAddress-headEnd) / callSize
+	i := int64(address-buffer-headEnd) / callSize
 	calls := s.Calls()
 	if i < 0 || i >= int64(len(calls)) {
 		return fmt.Sprintf("call at %#x", address)
@@ -146,12 +154,14 @@ func (s *Sequence) Encode() ([]byte, error) {
 		return s.encoded, nil
 	}
 	calls := s.Calls()
+	buffer, size := s.buffer()
 	e := encoder{
+		buffer:  buffer,
 		out:     make([]byte, headEnd+callSize*len(calls), 2*callSize*len(calls)+8<<10),
 		placed:  map[*block]uint64{},
 		results: make(map[*Call]uint64, len(calls)),
 	}
-	at := func(i int) uint64 { return BufferAddress + headEnd + uint64(i)*callSize }
+	at := func(i int) uint64 { return buffer + headEnd + uint64(i)*callSize }
 	for i, c := range calls {
 		e.results[c] = at(i) + callResult
 	}
@@ -183,13 +193,22 @@ func (s *Sequence) Encode() ([]byte, error) {
 	}
 	e.put(headRecord, s.failed)
 	e.put(headSize, uint64(len(e.out)))
-	if len(e.out) > BufferSize {
-		return nil, fmt.Errorf("the plan, arguments and environment included, takes %d bytes; at most %d fit: %w", len(e.out), BufferSize, unix.E2BIG)
+	if len(e.out) > size {
+		return nil, fmt.Errorf("the plan, arguments and environment included, takes %d bytes; at most %d fit: %w", len(e.out), size, unix.E2BIG)
 	}
 	return e.out, nil
 }
 
+// buffer is where the sequence lies, and the most that it may take.
+func (s *Sequence) buffer() (address uint64, size int) {
+	if s.forker {
+		return forkerBuffer, forkerBufferSize
+	}
+	return BufferAddress, BufferSize
+}
+
 type encoder struct {
+	buffer  uint64
 	out     []byte
 	placed  map[*block]uint64 // address of each block
 	results map[*Call]uint64  // address of each call's result
@@ -222,7 +241,7 @@ func (e *encoder) place(b *block) uint64 {
 		e.out = append(e.out, 0)
 	}
 	offset := len(e.out)
-	address := uint64(BufferAddress + offset)
+	address := e.buffer + uint64(offset)
 	e.placed[b] = address
 	e.out = append(e.out, make([]byte, b.size())...)
 	copy(e.out[offset:], b.bytes)

@@ -59,16 +59,17 @@ func (c *compiler) stageOne(namespaces string) {
 		s.Child = append(s.Child, call)
 		return call
 	}
-	for _, m := range []struct {
-		file, text string
-	}{
-		{"self/setgroups", "deny"},
-		{"self/uid_map", fmt.Sprintf("%d %d 1", c.spec.UID, outer[0])},
-		{"self/gid_map", fmt.Sprintf("%d %d 1", c.spec.GID, outer[1])},
-	} {
-		fd := child(sys("openat", resultOf(proc), str(m.file), flags("O_WRONLY|O_CLOEXEC"), num(0)))
-		child(sys("write", resultOf(fd), str(m.text), num(int64(len(m.text)))))
+	// It is needed to write the maps of ids.
+	child(sys("prctl", flags("PR_SET_DUMPABLE"), num(1)))
+	tell := func(file, text string) {
+		fd := child(sys("openat", resultOf(proc), str(file), flags("O_WRONLY|O_CLOEXEC"), num(0)))
+		child(sys("write", resultOf(fd), str(text), num(int64(len(text)))))
 	}
+	if !c.given.Template { // from which it is inherited: user_namespaces(7)
+		tell("self/setgroups", "deny")
+	}
+	tell("self/uid_map", fmt.Sprintf("%d %d 1", c.spec.UID, outer[0]))
+	tell("self/gid_map", fmt.Sprintf("%d %d 1", c.spec.GID, outer[1]))
 	// Undumpable as soon as the maps are written, which it must not be: else a
 	// program with the same ids could read its memory and forge its reports.
 	child(sys("prctl", flags("PR_SET_DUMPABLE"), num(0)))
@@ -276,7 +277,7 @@ func (c *compiler) start() error {
 		sys("close_range", num(4), num(0xffffffff), num(0)),
 		// Arguments, environment and plan, all but the page of the header, which is
 		// all that there is still use for.
-		sys("madvise", num(BufferAddress+page), num(BufferSize-page), flags("MADV_DONTNEED")),
+		sys("madvise", num(BufferAddress+page), num(BuffersSize-page), flags("MADV_DONTNEED")),
 	}
 	return nil
 }

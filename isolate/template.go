@@ -62,7 +62,6 @@ func (c *compiler) enterTemplate(first func(*Call) *Call) {
 		first(sys("setns", received(control, unix.CmsgLen(0)+4*i, "the template's"), flags(kind)))
 	}
 	first(sys("prctl", flags("PR_SET_PDEATHSIG"), flags("SIGKILL")))
-	first(sys("prctl", flags("PR_SET_DUMPABLE"), num(1)))
 }
 
 // Key is the same for plans that do the same with the same files: two profiles

@@ -3,6 +3,7 @@ package launcher
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"runtime"
 	"slices"
@@ -20,8 +21,8 @@ type aForker struct {
 	testing.TB
 	null     *os.File
 	requests *conn
-	pidfd    int
-	before   []int // the thread's children
+	*forker
+	before []int // the thread's children
 }
 
 func startAForker(t testing.TB) *aForker {
@@ -42,7 +43,7 @@ func startAForker(t testing.TB) *aForker {
 	}
 	defer unix.Close(far)
 	f.requests = requests
-	if f.pidfd, err = startForker(image, far, isolate.Forker(false, false)); err != nil {
+	if f.forker, err = startForker(image, far, isolate.Forker(false, false)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.reap)
@@ -72,7 +73,9 @@ func (f *aForker) reap() {
 	if err := unix.Waitid(unix.P_PIDFD, f.pidfd, &end, unix.WEXITED, nil); err != nil || end.Code != exited {
 		f.Errorf("the forker's end: %v, code %d", err, end.Code)
 	}
-	unix.Close(f.pidfd)
+	if err := f.bury(); err != nil {
+		f.Error(err)
+	}
 	for _, child := range childrenOfThread(f) {
 		if !slices.Contains(f.before, child) {
 			unix.Wait4(child, nil, 0, nil)
@@ -128,7 +131,7 @@ func forkRequest(t testing.TB, inGroup bool) []byte {
 
 // FuzzForker: a request is answered by the child that it asked for, or by the call
 // that failed, and the forker goes on; one that is not whole, of bytes or descriptors,
-// ends it, and with it the launcher. It never makes a child that nobody asked for. The
+// ends it. It never makes a child that nobody asked for. The
 // flags are the host's to choose, and no part of this.
 func FuzzForker(f *testing.F) {
 	good, intoGroup := forkRequest(f, false), forkRequest(f, true)
@@ -147,7 +150,7 @@ func FuzzForker(f *testing.F) {
 		if len(request) >= 8 {
 			asked := binary.NativeEndian.Uint64(request)
 			inGroup = asked&unix.CLONE_INTO_CGROUP != 0
-			binary.NativeEndian.PutUint64(request, asked&unix.CLONE_INTO_CGROUP|unix.CLONE_PARENT)
+			binary.NativeEndian.PutUint64(request, asked&unix.CLONE_INTO_CGROUP|binary.NativeEndian.Uint64(good))
 		}
 		want := uint64(isolate.RecordCloned)
 		switch {
@@ -179,5 +182,33 @@ func TestForkerRefusedFlags(t *testing.T) {
 	binary.NativeEndian.PutUint32(request[4:], 0xffffffff)
 	if kind := forker.ask(request, isolate.ForkRequestDescriptors); kind != isolate.RecordForkFailed {
 		t.Errorf("answer %d", kind)
+	}
+}
+
+// TestFailedForkerSetUp: what a forker cannot do at all is said, by the call, and not
+// tried without end. One that was killed has nothing to say.
+func TestFailedForkerSetUp(t *testing.T) {
+	const firstCall = isolate.BufferAddress + isolate.BufferSize + 128
+	for what, record := range map[string][]byte{
+		"prctl(PR_SET_PDEATHSIG, SIGKILL)": isolate.Record{Kind: isolate.RecordForkFailed, Value: firstCall, Errno: uint64(unix.EACCES)}.Encode(),
+		"record of 3 bytes":                {1, 2, 3},
+		"":                                 nil,
+	} {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if record != nil {
+			unix.Write(pair[1], record)
+		}
+		unix.Close(pair[1])
+		pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = (&forker{pidfd: pidfd, setUp: pair[0]}).bury()
+		if said := fmt.Sprint(err); (err == nil) != (what == "") || err != nil && !strings.Contains(said, what) {
+			t.Errorf("%q instead of %q", said, what)
+		}
 	}
 }

@@ -78,7 +78,7 @@ func initImage() ([]byte, error) {
 	const load, stack = 1, 0x6474e551
 	const r, w, x = 4, 2, 1
 	segment(load, r|x, 0, textAddress, header+uint64(end), header+uint64(end), 0x1000)
-	segment(load, r|w, 0, isolate.BufferAddress, 0, isolate.BufferSize, 0x1000)
+	segment(load, r|w, 0, isolate.BufferAddress, 0, isolate.BuffersSize, 0x1000)
 	segment(stack, r|w, 0, 0, 0, 0, 16)
 	return append(b, text[:end]...), nil
 }

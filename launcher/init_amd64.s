@@ -14,6 +14,7 @@
 
 #define BUFFER    $0x480000
 #define CAPACITY  $0x100000
+#define FORKER    $0x580000
 
 #define SYS_read       $0
 #define SYS_sendto     $44
@@ -29,6 +30,11 @@
 TEXT ·initProgram(SB), NOSPLIT|NOFRAME, $0-0
 	// Read the plan: its first word is its size. End of file means that the
 	// host or the launcher is gone: end before anything has happened.
+	MOVQ FORKER, BX
+	JMP  plan
+
+	// What a forker has forked is in its memory, which it leaves as it is.
+another:
 	MOVQ BUFFER, BX
 
 plan:
@@ -110,7 +116,7 @@ told:
 
 partDone:
 	CMPQ R14, $1
-	JEQ  plan                    // a child that has not executed anything is the next init
+	JEQ  another                 // a child that has not executed anything is the next init
 	JHI  parentDone
 	CMPQ 40(BX), $0
 	JNE  report
@@ -136,6 +142,8 @@ child:
 	JMP  next                    // R12 stands at the first Child call
 
 parent:
+	CMPQ 56(BX), $0
+	JNE  begin
 	MOVQ AX, 64(BX)
 	CMPQ 40(BX), $0
 	JNE  quit                    // the child has reported
@@ -145,9 +153,6 @@ parent:
 	JMP  next
 
 parentDone:
-	CMPQ 56(BX), $0
-	JNE  begin
-
 	// Reap until the program itself ends; report it; the kernel kills the rest.
 supervise:
 	MOVL SYS_wait4, AX

@@ -7,6 +7,7 @@
 
 #define BUFFER    $0x480000
 #define CAPACITY  $0x100000
+#define FORKER    $0x580000
 
 #define SYS_read       $63
 #define SYS_exit_group $94
@@ -19,6 +20,10 @@
 	MOVD (register), register
 
 TEXT ·initProgram(SB), NOSPLIT|NOFRAME, $0-0
+	MOVD FORKER, R19
+	B    plan
+
+another:
 	MOVD BUFFER, R19
 
 plan:
@@ -98,7 +103,7 @@ told:
 
 partDone:
 	CMP  $1, R22
-	BEQ  plan
+	BEQ  another
 	BHI  parentDone
 	MOVD 40(R19), R1
 	CBNZ R1, report
@@ -123,6 +128,8 @@ child:
 	B    next
 
 parent:
+	MOVD 56(R19), R1
+	CBNZ R1, begin
 	MOVD R0, 64(R19)
 	MOVD 40(R19), R1
 	CBNZ R1, quit
@@ -132,9 +139,6 @@ parent:
 	B    next
 
 parentDone:
-	MOVD 56(R19), R1
-	CBNZ R1, begin
-
 supervise:
 	MOVD SYS_wait4, R8
 	MOVD $-1, R0

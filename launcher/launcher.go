@@ -42,7 +42,8 @@
 // starting is as cheap in a host of many gigabytes as in a small one. See
 // package reexec for what main must do. It is the parent of all and does not start
 // anything itself: a few forkers do, which are processes of init's image: see
-// isolate.Forker. If one of them is killed, the launcher ends.
+// isolate.Forker. One that is killed is replaced: a start that it had begun fails, and no
+// program suffers.
 package launcher
 
 import (

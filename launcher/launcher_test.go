@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/proscenium-dev/proscenium/launcher"
 	"github.com/proscenium-dev/proscenium/tests/testenv"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -47,6 +49,55 @@ func TestNothingIsLeftToReap(t *testing.T) {
 			t.Fatalf("beside the forkers %v: %v", forkers, testenv.Descendants(l.Pid()))
 		}
 		time.Sleep(time.Millisecond) // what has ended is being reaped
+	}
+}
+
+// TestForkersAreReplaced: the death of all forkers is the death of no program, and the
+// next starts are as good.
+func TestForkersAreReplaced(t *testing.T) {
+	testenv.NoLeaks(t)
+	l, err := launcher.Start(launcher.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cat := l.Command(context.Background(), "/usr/bin/cat")
+	stdin, err := cat.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cat.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cat.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		dead := testenv.Forkers(l)
+		for _, pid := range dead {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		// In the middle of it a start may fail.
+		if err := l.Command(context.Background(), "/usr/bin/true").Run(); err != nil && !strings.Contains(err.Error(), "its forker") {
+			t.Errorf("a start with the forkers' death: %v", err)
+		}
+		if living := testenv.Forkers(l); living == nil || slices.ContainsFunc(living, func(pid int) bool { return slices.Contains(dead, pid) }) {
+			t.Errorf("forkers %v after the death of %v", living, dead)
+		}
+		if err := l.Command(context.Background(), "/usr/bin/true").Run(); err != nil {
+			t.Errorf("a start after the forkers' death: %v", err)
+		}
+	}
+	if _, err := stdin.Write([]byte("still here")); err != nil {
+		t.Error(err)
+	}
+	stdin.Close()
+	if said, err := io.ReadAll(stdout); err != nil || string(said) != "still here" {
+		t.Errorf("the program said %q, %v", said, err)
+	}
+	if err := cat.Wait(); err != nil {
+		t.Errorf("the program: %v", err)
 	}
 }
 

@@ -243,7 +243,7 @@ func (p *Process) sendPlan(plan []byte) error {
 
 // errGone is what end of file says. Init dies with the thread of the launcher whose
 // child it is, which can be before the rest of a launcher that is killed.
-var errGone = errors.New("init was killed, or the launcher has died: is its control group, or the launcher's, one that was killed once, or its memory limit too small?")
+var errGone = errors.New("init was killed, or its forker, or the launcher has died: is its control group, or the launcher's, one that was killed once, or its memory limit too small?")
 
 // gone prefers a report to the broken pipe that follows from it.
 func (p *Process) gone(what string, err error) error {

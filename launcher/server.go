@@ -1,7 +1,6 @@
 package launcher
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -9,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/proscenium-dev/proscenium/isolate"
 	"github.com/proscenium-dev/proscenium/reexec"
@@ -41,8 +41,8 @@ const firstRequests = 3
 var forkersOf = [kinds]int{plain: 2, fresh: 4}
 
 // serve is the launcher: it starts forkers, is the parent of all that they fork, and
-// ends when the host's end of their sockets is gone, or one of them is killed. Its end
-// kills every init by its parent-death signal. It sees nothing of any program.
+// ends when the host's end of their sockets is gone. Its end kills every init by its
+// parent-death signal. It sees nothing of any program.
 func serve() {
 	if err := serveForkers(); err != nil {
 		os.Stderr.WriteString("proscenium-launcher: " + err.Error() + "\n")
@@ -59,6 +59,9 @@ func serveForkers() error {
 	// Ignored signals stay ignored over an exec, handled ones become default
 	// again: programs start with default dispositions.
 	signal.Notify(make(chan os.Signal, 1))
+	// The kernel reaps for us, without waking us for each start. A forker makes that
+	// the default again.
+	signal.Ignore(syscall.SIGCHLD)
 	debug.SetGCPercent(50)
 	if err := inheritNothing(); err != nil {
 		return err
@@ -72,81 +75,136 @@ func serveForkers() error {
 	if err != nil {
 		return err
 	}
-	var forkers []int // pidfds
 	privileged := os.Geteuid() == 0
+	start := func(kind int) (*forker, error) {
+		return startForker(image, firstRequests+kind, isolate.Forker(privileged, kind == fresh))
+	}
+	var forkers []*forker
 	for kind, number := range forkersOf {
 		unix.CloseOnExec(firstRequests + kind)
 		if kind == fresh && !privileged {
 			continue // an ordinary user has no right to make one, but in a user namespace
 		}
 		for range number {
-			pidfd, err := startForker(image, firstRequests+kind, isolate.Forker(privileged, kind == fresh))
+			f, err := start(kind)
 			if err != nil {
-				return fmt.Errorf("start of a forker: %w", err)
+				return err
 			}
-			forkers = append(forkers, pidfd)
+			f.kind = kind
+			forkers = append(forkers, f)
 		}
 	}
-	// The kernel reaps for us, from now on and without waking us for each start. Not
-	// before: what is ignored stays ignored over an exec, and inits wait for children.
-	signal.Ignore(syscall.SIGCHLD)
-	for pid := 1; pid > 0; { // those of starts that did not wait for all forkers
-		pid, _ = syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
-	}
-	return await(forkers)
+	return await(forkers, start)
 }
 
-// startForker gives its pidfd.
-func startForker(image string, requests int, plan *isolate.Sequence) (pidfd int, err error) {
+type forker struct {
+	kind  int
+	pidfd int
+	setUp int // where it says what has failed
+}
+
+func startForker(image string, requests int, plan *isolate.Sequence) (*forker, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, os.NewSyscallError("socketpair", err)
+		return nil, fmt.Errorf("start of a forker: %w", os.NewSyscallError("socketpair", err))
 	}
-	defer closeAll(pair[:])
-	for _, s := range []*isolate.Sequence{isolate.ForkerSetUp(), plan} {
-		b, err := s.Encode()
-		if err != nil {
-			return 0, err
-		}
-		if _, err := unix.SendmsgN(pair[0], b, nil, nil, unix.MSG_NOSIGNAL); err != nil {
-			return 0, os.NewSyscallError("sendmsg", err)
-		}
+	defer unix.Close(pair[1])
+	f := &forker{setUp: pair[0]}
+	err = f.start(image, pair[1], requests, plan)
+	if err != nil {
+		unix.Close(f.setUp)
+		return nil, fmt.Errorf("start of a forker: %w", err)
 	}
+	return f, nil
+}
+
+func (f *forker) start(image string, plans, requests int, plan *isolate.Sequence) error {
 	null := uintptr(0) // as Start has laid out
 	pid, err := syscall.ForkExec(image, []string{"proscenium-init"}, &syscall.ProcAttr{
-		Files: []uintptr{null, null, null, uintptr(pair[1]), uintptr(requests)},
+		Files: []uintptr{null, null, null, uintptr(plans), uintptr(requests)},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
-		return 0, err
+		return err
 	}
-	pidfd, err = unix.PidfdOpen(pid, 0)
-	return pidfd, os.NewSyscallError("pidfd_open", err)
+	// Before it has a plan: until then it has no reason to end, and its id is its own.
+	if f.pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
+		return os.NewSyscallError("pidfd_open", err)
+	}
+	for _, s := range []*isolate.Sequence{isolate.ForkerSetUp(), plan} {
+		b, err := s.Encode()
+		if err != nil {
+			return err
+		}
+		if _, err := unix.SendmsgN(f.setUp, b, nil, nil, unix.MSG_NOSIGNAL); err != nil {
+			return os.NewSyscallError("sendmsg", err)
+		}
+	}
+	return nil
 }
 
-// await waits until the host is gone, or does without us, or one of the forkers has
-// ended. It leaves none.
-func await(forkers []int) error {
-	var watched []unix.PollFd
+// bury lets go of a forker that has ended. The error is what its set-up failed of.
+func (f *forker) bury() error {
+	defer unix.Close(f.pidfd)
+	defer unix.Close(f.setUp)
+	b := make([]byte, isolate.RecordSize)
+	n, _, err := unix.Recvfrom(f.setUp, b, unix.MSG_DONTWAIT)
+	if err != nil || n == 0 {
+		return nil // it served, until it was killed
+	}
+	r, err := isolate.DecodeRecord(b[:n])
+	if err != nil {
+		return err
+	}
+	call := isolate.ForkerSetUp().CallAt(r.Value)
+	return fmt.Errorf("%s: %w", call, isolate.Explain(call, syscall.Errno(r.Errno)))
+}
+
+// breath is how long the launcher waits before it replaces forkers that have ended, so
+// that a machine on which none can live is not kept busy by it.
+const breath = 10 * time.Millisecond
+
+// await waits until the host is gone, or does without us. Until then it replaces
+// forkers that end: the memory limit of a program that is too small for its stage one
+// kills who shares that one's memory, and no other program is to suffer for it.
+func await(forkers []*forker, start func(kind int) (*forker, error)) error {
+	watched := make([]unix.PollFd, kinds, kinds+len(forkers))
 	for kind := range kinds {
-		watched = append(watched, unix.PollFd{Fd: int32(firstRequests + kind)}) // for POLLHUP
+		watched[kind].Fd = int32(firstRequests + kind) // for POLLHUP
 	}
 	for _, f := range forkers {
-		watched = append(watched, unix.PollFd{Fd: int32(f), Events: unix.POLLIN})
+		watched = append(watched, unix.PollFd{Fd: int32(f.pidfd), Events: unix.POLLIN})
 	}
+	hungUp := func(p unix.PollFd) bool { return p.Revents&unix.POLLHUP != 0 }
 	for {
-		if _, err := unix.Poll(watched, -1); err == nil {
-			break
-		} else if err != unix.EINTR {
+		if _, err := unix.Poll(watched, -1); err == unix.EINTR {
+			continue
+		} else if err != nil {
 			return os.NewSyscallError("poll", err)
+		}
+		if slices.ContainsFunc(watched[:kinds], hungUp) {
+			break
+		}
+		time.Sleep(breath)
+		for i := range forkers {
+			if watched[kinds+i].Revents == 0 {
+				continue
+			}
+			if err := forkers[i].bury(); err != nil {
+				return fmt.Errorf("set-up of a forker: %w", err)
+			}
+			f, err := start(forkers[i].kind)
+			if err != nil {
+				return err
+			}
+			f.kind = forkers[i].kind
+			forkers[i] = f
+			watched[kinds+i].Fd = int32(f.pidfd)
 		}
 	}
 	for _, f := range forkers {
-		unix.PidfdSendSignal(f, unix.SIGKILL, nil, 0)
-		ended(f, -1)
+		unix.PidfdSendSignal(f.pidfd, unix.SIGKILL, nil, 0)
+		ended(f.pidfd, -1)
 	}
-	if slices.ContainsFunc(watched[:kinds], func(p unix.PollFd) bool { return p.Revents&unix.POLLHUP != 0 }) {
-		return nil
-	}
-	return errors.New("a forker has ended")
+	return nil
 }

@@ -23,8 +23,8 @@ import (
 func init() { testenv.Role("steps", stepsRole) }
 
 // stepsRole is a host that starts a program and says each step of it. At the
-// step STEP its VICTIM is killed: the host itself, its launcher, one of the forkers,
-// or every stage one and init there is.
+// step STEP its VICTIM is killed: the host itself, its launcher, all forkers, or every
+// stage one and init there is.
 func stepsRole() {
 	at, victim := os.Getenv("STEP"), os.Getenv("VICTIM")
 	g, err := cgroup.Open()
@@ -45,6 +45,7 @@ func stepsRole() {
 	var mu sync.Mutex // templates are made beside starts
 	count := map[string]int{}
 	launcherDies := false
+	var killed []int
 	launcher.SetStep(func(name string) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -60,9 +61,11 @@ func stepsRole() {
 		case "launcher":
 			launcherDies = true
 			unix.Kill(l.Pid(), unix.SIGKILL)
-		case "forker":
-			launcherDies = true
-			unix.Kill(forkers[count[name]%len(forkers)], unix.SIGKILL)
+		case "forkers":
+			killed = forkers
+			for _, pid := range killed {
+				unix.Kill(pid, unix.SIGKILL)
+			}
 		case "init":
 			for _, pid := range testenv.Descendants(l.Pid()) {
 				if !slices.Contains(forkers, pid) {
@@ -90,14 +93,12 @@ func stepsRole() {
 		}
 	}
 	launcher.SetStep(func(string) {})
-	// It takes its time to die of a forker's death, in which a start may yet succeed.
 	mu.Lock()
-	dies := launcherDies
+	dying := killed
 	mu.Unlock()
-	for deadline := time.Now().Add(5 * time.Second); dies && unix.Kill(l.Pid(), 0) == nil; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			fmt.Println("error the launcher lives on")
-			break
+	for _, pid := range dying { // one may yet take a request along
+		for unix.Kill(pid, 0) == nil {
+			time.Sleep(time.Millisecond)
 		}
 	}
 	if cell, err := start("exit 7"); err != nil {
@@ -240,19 +241,19 @@ func TestDeathAtEveryStep(t *testing.T) {
 	perform(t)
 	swept(t)
 	for _, step := range last {
-		for _, victim := range []string{"launcher", "forker"} {
+		t.Run("launcher/"+step, func(t *testing.T) {
+			p := perform(t, "STEP="+step, "VICTIM=launcher")
+			if !strings.Contains(p.said["last"], "launcher") || p.said["closed"] != "<nil>" {
+				t.Errorf("the host without its launcher: %q", p.said)
+			}
+		})
+		for _, victim := range []string{"forkers", "init"} {
 			t.Run(victim+"/"+step, func(t *testing.T) {
 				p := perform(t, "STEP="+step, "VICTIM="+victim)
-				if !strings.Contains(p.said["last"], "launcher") || p.said["closed"] != "<nil>" {
-					t.Errorf("the host without its launcher: %q", p.said)
+				if p.said["last"] != "7" || p.said["closed"] != "<nil>" {
+					t.Errorf("the start after the death: %q", p.said)
 				}
 			})
 		}
-		t.Run("init/"+step, func(t *testing.T) {
-			p := perform(t, "STEP="+step, "VICTIM=init")
-			if p.said["last"] != "7" || p.said["closed"] != "<nil>" {
-				t.Errorf("the start after init's death: %q", p.said)
-			}
-		})
 	}
 }

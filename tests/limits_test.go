@@ -125,6 +125,39 @@ func TestWholeTreeDies(t *testing.T) {
 	}
 }
 
+// TestTooLittleMemoryToStart: what is killed for want of memory in the middle of a start,
+// a forker among them, takes no other program along.
+func TestTooLittleMemoryToStart(t *testing.T) {
+	testenv.NoLeaks(t)
+	neighbour := start(t, cgroup.Limits{}, handler.Budgets{}, isolate.Hardened(), "/usr/bin/sleep", "1000")
+	outcomes := map[string]int{}
+	for range 30 {
+		cmd := testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/true")
+		cmd.Isolation = isolate.Hardened()
+		c, err := handler.StartCell(cmd, testenv.Group(t), cgroup.Limits{Memory: 1 << 20}, handler.Budgets{})
+		switch {
+		case err == nil:
+			outcomes[string(c.Wait().Reason)]++
+		case strings.Contains(err.Error(), "memory"):
+			outcomes["error"]++
+		default:
+			t.Error(err)
+		}
+	}
+	t.Log(outcomes)
+	if testenv.Forkers(testenv.Launcher(t)) == nil {
+		t.Error("forkers are missing")
+	}
+	select {
+	case <-neighbour.Gone():
+		t.Error("the neighbour has ended")
+	default:
+	}
+	if r := start(t, cgroup.Limits{}, handler.Budgets{}, isolate.Hardened(), "/usr/bin/true").wait(); r.Reason != handler.Exited {
+		t.Errorf("the next start: %s", r.Reason)
+	}
+}
+
 // TestBusyLoopIsThrottled: the share of the quota that was used, by the
 // kernel's own account, for one busy process, for four, and for four threads of
 // one, over the default period and a short one.
