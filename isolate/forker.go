@@ -15,9 +15,9 @@ import (
 
 // A forker is a process that does nothing but fork, for a start: a child of the
 // launcher's, and init's image. What it forks becomes stage one by reading the
-// next plan. No exec stands between, and no memory is copied, which is half of what a
-// fork of so small a process takes: the forker waits (CLONE_VFORK) until stage one, in
-// its memory (CLONE_VM), has cloned init and ended.
+// next plan. No exec stands between, and no address space is made, which is most of what
+// the fork of so small a process takes: the forker waits (CLONE_VFORK) until stage one,
+// in its memory (CLONE_VM), has cloned init and ended.
 //
 // That memory belongs to the user namespace of the launcher and is undumpable, so that
 // the outer identity, which stage one has taken, gives nobody the right to trace it

@@ -41,9 +41,9 @@ const (
 	BufferSize    = 1 << 20
 
 	// A forker's own is behind it: what it forks shares its memory, and reads its plan
-	// into the first.
+	// into the first. It ends with a page, of whatever size the kernel has them.
 	forkerBuffer     = BufferAddress + BufferSize
-	forkerBufferSize = 16 << 10
+	forkerBufferSize = 64 << 10
 	BuffersSize      = BufferSize + forkerBufferSize
 
 	headSize   = 0   // bytes of the whole plan

@@ -131,8 +131,8 @@ func forkRequest(t testing.TB, inGroup bool) []byte {
 
 // FuzzForker: a request is answered by the child that it asked for, or by the call
 // that failed, and the forker goes on; one that is not whole, of bytes or descriptors,
-// ends it. It never makes a child that nobody asked for. The
-// flags are the host's to choose, and no part of this.
+// ends it. It never makes a child that nobody asked for. The flags are the host's to
+// choose, and no part of this.
 func FuzzForker(f *testing.F) {
 	good, intoGroup := forkRequest(f, false), forkRequest(f, true)
 	for _, n := range []byte{0, 3, 4, 5, 6} {
