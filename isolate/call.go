@@ -180,6 +180,8 @@ var numbers = map[string]uintptr{
 	"setsid":         unix.SYS_SETSID,
 	"setuid":         unix.SYS_SETUID,
 	"symlinkat":      unix.SYS_SYMLINKAT,
+	"timer_create":   unix.SYS_TIMER_CREATE,
+	"timer_settime":  unix.SYS_TIMER_SETTIME,
 	"umount2":        unix.SYS_UMOUNT2,
 	"umask":          unix.SYS_UMASK,
 	"unshare":        unix.SYS_UNSHARE,
@@ -195,6 +197,7 @@ var constants = map[string]uint64{
 	"AT_EMPTY_PATH":             unix.AT_EMPTY_PATH,
 	"AT_FDCWD":                  ^uint64(99), // -100
 	"AT_RECURSIVE":              unix.AT_RECURSIVE,
+	"CLOCK_MONOTONIC":           unix.CLOCK_MONOTONIC,
 	"CLONE_NEWCGROUP":           unix.CLONE_NEWCGROUP,
 	"CLONE_NEWIPC":              unix.CLONE_NEWIPC,
 	"CLONE_NEWNET":              unix.CLONE_NEWNET,

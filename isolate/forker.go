@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/bits"
 	"os"
 	"runtime"
@@ -21,11 +22,11 @@ import (
 //
 // That memory belongs to the user namespace of the launcher and is undumpable, so that
 // the outer identity, which stage one has taken, gives nobody the right to trace it
-// (ptrace(2)). It gives the right to stop stage one, as it does for programs; the forker
-// then waits as well. What the kernel kills for want of memory it kills with all who
-// share that memory: stage one is born in the program's control group, and a forker can
-// so end by a limit that is too small for a start. The launcher replaces it. Init has
-// memory of its own: it lives as long as its program, and dies for no other.
+// (ptrace(2)). It gives the right to stop stage one, as it does for programs: the forker
+// then ends after a while, by its timer. What the kernel kills for want of memory it kills
+// with all who share that memory; stage one can so take its forker along. The launcher
+// replaces forkers that end. Init has memory of its own: it lives as long as its program,
+// and dies for no other.
 //
 // It has the host's identity and rights and does what it is told: who holds the host's
 // end of its socket is the host. A request carries nothing of the program but its
@@ -54,6 +55,7 @@ func ForkerSetUp() *Sequence {
 		sys("rt_sigaction", flags("SIGCHLD"), at(&block{bytes: make([]byte, 32)}, 0, "{SIG_DFL}"), null, num(8)),
 		// What ends a service is sent to all of its processes. The host decides how it ends.
 		sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: bytes.Repeat([]byte{0xff}, 8)}, 0, "~[]"), null, num(8)),
+		newTimer(),
 		// All but the text and the buffer: neither stack nor vDSO is of use to init, and
 		// they would be half of its page tables. A kernel may seal the vDSO (mseal(2)).
 		sys("munmap", num(bufferEnd), num(addressEnd()-bufferEnd), num(0)).tolerate(unix.EPERM),
@@ -69,6 +71,7 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 	first := func(call *Call) { s.Init = append(s.Init, call) }
 	child := func(call *Call) { s.Child = append(s.Child, call) }
 
+	first(setTimer(0))
 	first(sys("close_range", num(0), num(ForkerRequests-1), num(0)))
 	first(sys("close_range", num(ForkerRequests+1), num(0xffffffff), num(0)))
 	if freshNetwork {
@@ -87,11 +90,12 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 	s.serves = sys("recvmsg", num(ForkerRequests), at(message, 0, "{flags, ids, SCM_RIGHTS=[5 descriptors]}"), num(0))
 	first(s.serves.tolerate(forkRequestSize))
 	first(sys("dup3", num(forkerGroup), num(forkerGroup+1), num(0))) // are they complete?
+	first(setTimer(forkerPatience))
 
 	if clone3() == nil {
-		s.Clone = sys("clone3", at(args, 0, "{"+forkFlags()+"|<CLONE_INTO_CGROUP>, cgroup=5}"), num(cloneArgsSize), null)
+		s.Clone = sys("clone3", at(args, 0, "{<flags>, cgroup=5}"), num(cloneArgsSize), null)
 	} else {
-		s.Clone = sys("clone", flags(forkFlags()), null, null)
+		s.Clone = sys("clone", flags(forkApart), null, null)
 	}
 
 	child(sys("close_range", num(ForkerRequests), num(0xffffffff), num(0)))
@@ -101,6 +105,7 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 		child(sys("setgroups", num(0), null))
 		child(sys("setgid", Arg{block: ids, offset: 8, load: true, text: "<gid>"}))
 		child(sys("setuid", Arg{block: ids, load: true, text: "<uid>"}))
+		child(sys("prctl", flags("PR_SET_DUMPABLE"), num(0))) // whatever became of fs.suid_dumpable since
 	}
 	child(sys("prctl", flags("PR_SET_PDEATHSIG"), flags("SIGKILL"))) // the change of identity has cleared it
 	return s
@@ -125,14 +130,37 @@ func addressEnd() int64 {
 	return bufferEnd + 4096 // then everything stays
 }
 
-// forkFlags are those of the clone that makes stage one. Where a change of identity leaves
-// a process dumpable (proc_sys_fs(5), for debugging) its memory must not be the forker's.
-var forkFlags = sync.OnceValue(func() string {
-	if mode, err := os.ReadFile("/proc/sys/fs/suid_dumpable"); err != nil || strings.TrimSpace(string(mode)) == "1" {
-		return "CLONE_PARENT"
-	}
-	return "CLONE_PARENT|CLONE_VM|CLONE_VFORK"
-})
+// forkerPatience is how long a forker waits for a stage one, in seconds. A stage one that
+// takes longer than that goes on without it.
+const forkerPatience = 5
+
+// newTimer makes the process's first timer, which has the number 0. It kills, as all other
+// signals are blocked.
+func newTimer() *Call {
+	event := &block{bytes: make([]byte, 64)} // struct sigevent: sigevent(3type)
+	binary.NativeEndian.PutUint32(event.bytes[8:], uint32(unix.SIGKILL))
+	return sys("timer_create", flags("CLOCK_MONOTONIC"), at(event, 0, "{signo=KILL}"), at(&block{bytes: make([]byte, 8)}, 0, "&timer"))
+}
+
+func setTimer(seconds int) *Call {
+	value := &block{bytes: make([]byte, 32)} // struct itimerspec: timer_settime(2)
+	binary.NativeEndian.PutUint64(value.bytes[16:], uint64(seconds))
+	return sys("timer_settime", num(0), num(0), at(value, 0, fmt.Sprintf("{value=%d s}", seconds)), null)
+}
+
+// The flags of the clone that makes stage one, in the forker's memory or its own.
+const (
+	forkApart  = "CLONE_PARENT"
+	forkShared = "CLONE_PARENT|CLONE_VM|CLONE_VFORK"
+)
+
+// changeClosesMemory is whether a change of identity leaves a process undumpable. Where it
+// does not (proc_sys_fs(5): suid_dumpable 1, for debugging), stage one's memory must not
+// be the forker's.
+func changeClosesMemory() bool {
+	mode, err := os.ReadFile("/proc/sys/fs/suid_dumpable")
+	return err == nil && strings.TrimSpace(string(mode)) != "1"
+}
 
 // struct clone_args: clone(2).
 const (
@@ -141,12 +169,16 @@ const (
 )
 
 // ForkRequest is what a forker reads: whether its child is born in the control
-// group, which takes clone3, and who it is where the host is root.
+// group, which takes clone3, and shares the forker's memory, and who it is where the
+// host is root.
 func (p *Plan) ForkRequest(inGroup bool) ([]byte, error) {
 	if p.privileged && (p.uid == 0 || p.gid == 0) {
 		return nil, errors.New("a program never gets the id 0 of the host")
 	}
-	how := flags(forkFlags()).number
+	how := flags(forkApart).number
+	if changeClosesMemory() {
+		how = flags(forkShared).number
+	}
 	if inGroup {
 		if err := clone3(); err != nil {
 			return nil, err

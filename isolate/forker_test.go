@@ -16,3 +16,12 @@ func TestNoRequestForRoot(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestBuffersEndWithAPage: of the largest that arm64 has, for munmap(2) and madvise(2).
+func TestBuffersEndWithAPage(t *testing.T) {
+	for _, at := range []int{BufferAddress, forkerBuffer, bufferEnd} {
+		if at%(64<<10) != 0 {
+			t.Errorf("%#x lies within a page", at)
+		}
+	}
+}

@@ -52,9 +52,8 @@ const (
 	templateDescriptor = 1000 // beyond any that the plan has opened before
 )
 
-// enterTemplate is stage one's way into the template. The change of identity has
-// cleared the parent-death signal and made the process undumpable, which its
-// child needs to write its maps.
+// enterTemplate is stage one's way into the template. The change of identity clears
+// the parent-death signal.
 func (c *compiler) enterTemplate(first func(*Call) *Call) {
 	receive, control := receiveMessage(templateNamespaces, "namespaces")
 	first(receive)

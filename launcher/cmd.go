@@ -473,8 +473,12 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 		return p, err
 	}
 	step("set-up sent")
-	if c.CgroupReady != nil {
-		if err := c.CgroupReady(); err != nil {
+	// Init puts itself into v1 groups. The limits of a v2 group are stage one's as well, for
+	// which a forker waits: so little of a processor, or of memory, that it is felt there
+	// would be felt by other starts. They are behind it, while init is busy with the set-up.
+	early := c.CgroupCount > 0
+	if early {
+		if err := c.ready(); err != nil {
 			return p, err
 		}
 	}
@@ -482,7 +486,17 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	if err := meanwhile(); err != nil {
 		return p, err
 	}
-	return p, p.launched()
+	if err := p.launched(); err != nil || early {
+		return p, err
+	}
+	return p, c.ready()
+}
+
+func (c *Cmd) ready() error {
+	if c.CgroupReady == nil {
+		return nil
+	}
+	return c.CgroupReady()
 }
 
 // because prefers the context's error: it is why a deadline passed.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/proscenium-dev/proscenium/isolate"
 	"golang.org/x/sys/unix"
@@ -23,6 +24,7 @@ type aForker struct {
 	requests *conn
 	*forker
 	before []int // the thread's children
+	killed bool  // it ends by a signal
 }
 
 func startAForker(t testing.TB) *aForker {
@@ -70,7 +72,7 @@ func (f *aForker) reap() {
 	f.requests.Close()
 	const exited = 1 // CLD_EXITED: waitid(2)
 	var end unix.Siginfo
-	if err := unix.Waitid(unix.P_PIDFD, f.pidfd, &end, unix.WEXITED, nil); err != nil || end.Code != exited {
+	if err := unix.Waitid(unix.P_PIDFD, f.pidfd, &end, unix.WEXITED, nil); err != nil || (end.Code != exited) != f.killed {
 		f.Errorf("the forker's end: %v, code %d", err, end.Code)
 	}
 	if err := f.bury(); err != nil {
@@ -198,6 +200,7 @@ func TestFailedForkerSetUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		unix.Write(pair[0], []byte("a plan that it has not read"))
 		if record != nil {
 			unix.Write(pair[1], record)
 		}
@@ -211,4 +214,72 @@ func TestFailedForkerSetUp(t *testing.T) {
 			t.Errorf("%q instead of %q", said, what)
 		}
 	}
+}
+
+// TestForkerWaitsForNoStoppedStageOne: who has the outer identity can stop stage one; the
+// forker, which waits in the same memory, then ends, and stage one still becomes init.
+func TestForkerWaitsForNoStoppedStageOne(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as a forker's patience")
+	}
+	f := startAForker(t)
+	here, there, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	null := int(f.null.Fd())
+	err = f.requests.send(forkRequest(t, false), null, null, null, there, null)
+	unix.Close(there)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Stage one waits for its plan.
+	stageOne := 0
+	for deadline := time.Now().Add(5 * time.Second); stageOne == 0; {
+		for _, pid := range childrenOfThread(t) {
+			if pid != f.pid(t) && !slices.Contains(f.before, pid) {
+				stageOne = pid
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no stage one")
+		}
+		time.Sleep(time.Millisecond) // its birth is no event of ours
+	}
+	if err := unix.Kill(stageOne, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if !ended(f.pidfd, 30_000) {
+		t.Error("the forker waits on")
+	}
+	unix.Kill(stageOne, unix.SIGCONT)
+	plan, err := isolate.UserNamespace().StageOne.Encode()
+	if err == nil {
+		err = here.send(plan)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, isolate.RecordSize)
+	n, fds, err := here.recv(b, 1)
+	defer closeAll(fds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := isolate.DecodeRecord(b[:n]); err != nil || r.Kind != isolate.RecordCloned {
+		t.Errorf("stage one's word: %v, %v", r, err)
+	}
+	if len(fds) == 1 {
+		unix.PidfdSendSignal(fds[0], unix.SIGKILL, nil, 0)
+	}
+	f.killed = true
+}
+
+func (f *aForker) pid(t testing.TB) int {
+	pid, err := pidOf(f.pidfd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
 }

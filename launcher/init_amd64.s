@@ -94,9 +94,9 @@ request:
 	JMP  quit
 
 	// Report the call at R12 and the errno in AX, in the record that the plan has
-	// begun. A child tells its parent,
-	// whose memory it shares, not to go on. A server goes on until it has
-	// somebody to tell, and makes no child then; of several the first counts.
+	// begun. A child tells its parent, whose memory it shares, not to go on; a server
+	// begins again nevertheless. It goes on until it has somebody to tell, and makes no
+	// child then; of several the first counts.
 failed:
 	CMPQ 40(BX), $0
 	JNE  told

@@ -73,6 +73,14 @@ func TestForkersAreReplaced(t *testing.T) {
 	if err := cat.Start(); err != nil {
 		t.Fatal(err)
 	}
+	spared := slices.DeleteFunc(testenv.Descendants(l.Pid()), func(pid int) bool { return slices.Contains(testenv.Forkers(l), pid) })
+	for range 300 { // some of them before they have a plan
+		for _, pid := range testenv.Descendants(l.Pid()) {
+			if !slices.Contains(spared, pid) {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+	}
 	for range 3 {
 		dead := testenv.Forkers(l)
 		for _, pid := range dead {

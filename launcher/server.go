@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -103,19 +104,21 @@ type forker struct {
 	setUp int // where it says what has failed
 }
 
+// startForker gives one that has yet to read its plans. Of an error nothing is left.
 func startForker(image string, requests int, plan *isolate.Sequence) (*forker, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("start of a forker: %w", os.NewSyscallError("socketpair", err))
 	}
-	defer unix.Close(pair[1])
-	f := &forker{setUp: pair[0]}
+	f := &forker{pidfd: -1, setUp: pair[0]}
 	err = f.start(image, pair[1], requests, plan)
-	if err != nil {
-		unix.Close(f.setUp)
-		return nil, fmt.Errorf("start of a forker: %w", err)
+	if err == nil {
+		return f, nil
 	}
-	return f, nil
+	if failed := f.bury(); failed != nil {
+		return nil, failed
+	}
+	return nil, fmt.Errorf("start of a forker: %w", err)
 }
 
 func (f *forker) start(image string, plans, requests int, plan *isolate.Sequence) error {
@@ -124,10 +127,11 @@ func (f *forker) start(image string, plans, requests int, plan *isolate.Sequence
 		Files: []uintptr{null, null, null, uintptr(plans), uintptr(requests)},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
+	unix.Close(plans)
 	if err != nil {
 		return err
 	}
-	// Before it has a plan: until then it has no reason to end, and its id is its own.
+	// Before it has a plan: until then it does not end by itself, and its id is its own.
 	if f.pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
 		return os.NewSyscallError("pidfd_open", err)
 	}
@@ -143,30 +147,39 @@ func (f *forker) start(image string, plans, requests int, plan *isolate.Sequence
 	return nil
 }
 
-// bury lets go of a forker that has ended. The error is what its set-up failed of.
+var errSetUp = errors.New("set-up of a forker")
+
+// bury lets go of a forker that has ended, or ends for want of a plan. The error is what
+// its set-up failed of; one that served has nothing to say.
 func (f *forker) bury() error {
-	defer unix.Close(f.pidfd)
+	unix.Shutdown(f.setUp, unix.SHUT_WR)
 	defer unix.Close(f.setUp)
+	defer unix.Close(f.pidfd) // or -1
 	b := make([]byte, isolate.RecordSize)
-	n, _, err := unix.Recvfrom(f.setUp, b, unix.MSG_DONTWAIT)
-	if err != nil || n == 0 {
-		return nil // it served, until it was killed
+	n, _, err := recvmsg(f.setUp, b, 0)
+	if err != nil {
+		return nil
 	}
 	r, err := isolate.DecodeRecord(b[:n])
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errSetUp, err)
 	}
 	call := isolate.ForkerSetUp().CallAt(r.Value)
-	return fmt.Errorf("%s: %w", call, isolate.Explain(call, syscall.Errno(r.Errno)))
+	return fmt.Errorf("%w: %s: %w", errSetUp, call, isolate.Explain(call, syscall.Errno(r.Errno)))
 }
 
 // breath is how long the launcher waits before it replaces forkers that have ended, so
-// that a machine on which none can live is not kept busy by it.
-const breath = 10 * time.Millisecond
+// that a machine on which none can live is not kept busy by it, and before it tries for
+// the second time what failed, for want of memory or processes. From then on it waits
+// twice as long each time, up to longBreath.
+const (
+	breath     = 10 * time.Millisecond
+	longBreath = time.Second
+)
 
 // await waits until the host is gone, or does without us. Until then it replaces
-// forkers that end: the memory limit of a program that is too small for its stage one
-// kills who shares that one's memory, and no other program is to suffer for it.
+// forkers that end: see isolate.Forker for what they may end by. No program is to suffer
+// for it. The error is of a set-up that fails, and would each time.
 func await(forkers []*forker, start func(kind int) (*forker, error)) error {
 	watched := make([]unix.PollFd, kinds, kinds+len(forkers))
 	for kind := range kinds {
@@ -176,8 +189,10 @@ func await(forkers []*forker, start func(kind int) (*forker, error)) error {
 		watched = append(watched, unix.PollFd{Fd: int32(f.pidfd), Events: unix.POLLIN})
 	}
 	hungUp := func(p unix.PollFd) bool { return p.Revents&unix.POLLHUP != 0 }
+	const missing = -1 // poll(2) passes over it
+	pause, timeout := breath, -1
 	for {
-		if _, err := unix.Poll(watched, -1); err == unix.EINTR {
+		if _, err := unix.Poll(watched, timeout); err == unix.EINTR {
 			continue
 		} else if err != nil {
 			return os.NewSyscallError("poll", err)
@@ -186,25 +201,42 @@ func await(forkers []*forker, start func(kind int) (*forker, error)) error {
 			break
 		}
 		time.Sleep(breath)
-		for i := range forkers {
-			if watched[kinds+i].Revents == 0 {
+		complete := true
+		for i, f := range forkers {
+			w := &watched[kinds+i]
+			if w.Revents != 0 {
+				if err := f.bury(); err != nil {
+					return err
+				}
+				w.Fd, w.Revents = missing, 0
+			}
+			if w.Fd != missing {
 				continue
 			}
-			if err := forkers[i].bury(); err != nil {
-				return fmt.Errorf("set-up of a forker: %w", err)
-			}
-			f, err := start(forkers[i].kind)
-			if err != nil {
+			another, err := start(f.kind)
+			if errors.Is(err, errSetUp) {
 				return err
 			}
-			f.kind = forkers[i].kind
-			forkers[i] = f
-			watched[kinds+i].Fd = int32(f.pidfd)
+			if err != nil {
+				complete = false
+				continue
+			}
+			another.kind = f.kind
+			forkers[i], w.Fd = another, int32(another.pidfd)
+		}
+		timeout = -1
+		if complete {
+			pause = breath
+		} else {
+			pause = min(2*pause, longBreath)
+			timeout = int(pause.Milliseconds())
 		}
 	}
-	for _, f := range forkers {
-		unix.PidfdSendSignal(f.pidfd, unix.SIGKILL, nil, 0)
-		ended(f.pidfd, -1)
+	for i, f := range forkers {
+		if watched[kinds+i].Fd != missing {
+			unix.PidfdSendSignal(f.pidfd, unix.SIGKILL, nil, 0)
+			ended(f.pidfd, -1)
+		}
 	}
 	return nil
 }

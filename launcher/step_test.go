@@ -97,8 +97,8 @@ func stepsRole() {
 	dying := killed
 	mu.Unlock()
 	for _, pid := range dying { // one may yet take a request along
-		for unix.Kill(pid, 0) == nil {
-			time.Sleep(time.Millisecond)
+		for deadline := time.Now().Add(5 * time.Second); unix.Kill(pid, 0) == nil && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond) // the launcher hears of it, not we
 		}
 	}
 	if cell, err := start("exit 7"); err != nil {
