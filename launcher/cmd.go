@@ -44,8 +44,8 @@ type Cmd struct {
 	// while the launcher works: the groups can be made meanwhile.
 	CgroupTasks func() ([]*os.File, error)
 	CgroupCount int
-	// CgroupReady, where set, is called while the launcher works, and must return
-	// nil before anything is done for the program: limits can be written meanwhile.
+	// CgroupReady, where set, is called while launcher and init work, and must return
+	// nil before init is told of the program: limits can be written meanwhile.
 	CgroupReady func() error
 	// Process is there once Start has succeeded.
 	Process *Process

@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,7 +29,9 @@ type aForker struct {
 	killed bool  // it ends by a signal
 }
 
-func startAForker(t testing.TB) *aForker {
+func startAForker(t testing.TB) *aForker { return startForkerAs(t, false) }
+
+func startForkerAs(t testing.TB, privileged bool) *aForker {
 	runtime.LockOSThread()
 	t.Cleanup(runtime.UnlockOSThread)
 	image, err := openImage()
@@ -45,7 +49,7 @@ func startAForker(t testing.TB) *aForker {
 	}
 	defer unix.Close(far)
 	f.requests = requests
-	if f.forker, err = startForker(image, far, isolate.Forker(false, false)); err != nil {
+	if f.forker, err = startForker(image, far, isolate.Forker(privileged, false)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.reap)
@@ -223,30 +227,8 @@ func TestForkerWaitsForNoStoppedStageOne(t *testing.T) {
 		t.Skip("takes as long as a forker's patience")
 	}
 	f := startAForker(t)
-	here, there, err := socketPair()
-	if err != nil {
-		t.Fatal(err)
-	}
+	here, stageOne := f.stageOne(forkRequest(t, false))
 	defer here.Close()
-	null := int(f.null.Fd())
-	err = f.requests.send(forkRequest(t, false), null, null, null, there, null)
-	unix.Close(there)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Stage one waits for its plan.
-	stageOne := 0
-	for deadline := time.Now().Add(5 * time.Second); stageOne == 0; {
-		for _, pid := range childrenOfThread(t) {
-			if pid != f.pid(t) && !slices.Contains(f.before, pid) {
-				stageOne = pid
-			}
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("no stage one")
-		}
-		time.Sleep(time.Millisecond) // its birth is no event of ours
-	}
 	if err := unix.Kill(stageOne, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -276,10 +258,67 @@ func TestForkerWaitsForNoStoppedStageOne(t *testing.T) {
 	f.killed = true
 }
 
-func (f *aForker) pid(t testing.TB) int {
-	pid, err := pidOf(f.pidfd)
+// stageOne has one forked, which waits for its plan.
+func (f *aForker) stageOne(request []byte) (here *conn, pid int) {
+	here, there, err := socketPair()
 	if err != nil {
-		t.Fatal(err)
+		f.Fatal(err)
 	}
-	return pid
+	null := int(f.null.Fd())
+	err = f.requests.send(request, null, null, null, there, null)
+	unix.Close(there)
+	if err != nil {
+		f.Fatal(err)
+	}
+	forker, err := pidOf(f.pidfd)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+		for _, pid := range childrenOfThread(f) {
+			if pid != forker && !slices.Contains(f.before, pid) {
+				return here, pid
+			}
+		}
+		time.Sleep(time.Millisecond) // its birth is no event of ours
+	}
+	f.Fatal("no stage one")
+	return nil, 0
+}
+
+// TestStageOneIsClosed: it has the outer identity, and the memory of a forker of root's,
+// which that identity must not open. What it may do is to see a process of its own.
+func TestStageOneIsClosed(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("an ordinary user has one identity")
+	}
+	const outer = 65534
+	f := startForkerAs(t, true)
+	request := forkRequest(t, false)
+	binary.NativeEndian.PutUint64(request[8:], outer)
+	binary.NativeEndian.PutUint64(request[16:], outer)
+	here, stageOne := f.stageOne(request)
+	defer here.Close()
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", stageOne))
+		if strings.Contains(string(status), fmt.Sprintf("\nUid:\t%d\t%[1]d\t%[1]d\t%[1]d\n", outer)) && strings.Contains(string(status), "\nState:\tS") {
+			break
+		}
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("stage one: %s, %v", status, err)
+		}
+	}
+	look := func(file string) error {
+		cmd := exec.Command("/usr/bin/cat", file)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: outer, Gid: outer}}
+		return cmd.Run()
+	}
+	for _, file := range []string{"maps", "environ", "auxv", "mem"} { // ptrace(2): PTRACE_MODE_READ, and ATTACH
+		if err := look(fmt.Sprintf("/proc/%d/%s", stageOne, file)); err == nil {
+			t.Errorf("its %s was read", file)
+		}
+	}
+	if err := look("/proc/self/maps"); err != nil {
+		t.Errorf("a process of its own: %v", err)
+	}
 }
