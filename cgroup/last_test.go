@@ -207,8 +207,11 @@ func TestTheDyingAreWaitedFor(t *testing.T) {
 // other, and awaitEmpty does not take the news of a birth for that of an end.
 func TestOldNewsOfAGroup(t *testing.T) {
 	l, err := detect()
-	if err != nil || l.unified == nil {
-		t.Skipf("only cgroup v2 tells: %v", err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.unified == nil {
+		t.Skip("no cgroup2 is mounted")
 	}
 	dir := filepath.Join(l.unified.dir(), fmt.Sprintf("news-%d", os.Getpid()))
 	other := dir + "-other"

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -46,7 +45,7 @@ const (
 
 // ForkerSetUp is what a forker does once, before it reads its plan.
 func ForkerSetUp() *Sequence {
-	return &Sequence{forker: true, failed: RecordForkFailed, Init: []*Call{
+	return &Sequence{failed: RecordForkFailed, Init: []*Call{
 		// Again: the exec of a host with a set-id bit has cleared it.
 		sys("prctl", flags("PR_SET_PDEATHSIG"), flags("SIGKILL")),
 		sys("prctl", flags("PR_SET_DUMPABLE"), num(0)),
@@ -67,7 +66,7 @@ func ForkerSetUp() *Sequence {
 // the launcher's. Host and launcher, which are both privileged or neither, make the
 // same.
 func Forker(privileged, freshNetwork bool) *Sequence {
-	s := &Sequence{forker: true, failed: RecordForkFailed}
+	s := &Sequence{failed: RecordForkFailed}
 	first := func(call *Call) { s.Init = append(s.Init, call) }
 	child := func(call *Call) { s.Child = append(s.Child, call) }
 
@@ -156,10 +155,10 @@ const (
 
 // changeClosesMemory is whether a change of identity leaves a process undumpable. Where it
 // does not (proc_sys_fs(5): suid_dumpable 1, for debugging), stage one's memory must not
-// be the forker's.
+// be the forker's. It is looked up for each start, for it may change.
 func changeClosesMemory() bool {
-	mode, err := os.ReadFile("/proc/sys/fs/suid_dumpable")
-	return err == nil && strings.TrimSpace(string(mode)) != "1"
+	mode := hostSettings("/proc/sys/fs/suid_dumpable")
+	return mode != "" && mode != "1"
 }
 
 // struct clone_args: clone(2).

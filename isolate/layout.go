@@ -27,7 +27,6 @@ type Sequence struct {
 	Parent []*Call
 
 	serves *Call  // the Init call that takes a request of as many bytes as it tolerates
-	forker bool   // it lies in the forker's buffer
 	failed uint64 // the kind of record if a call fails
 
 	encoded []byte // remembered
@@ -201,7 +200,7 @@ func (s *Sequence) Encode() ([]byte, error) {
 
 // buffer is where the sequence lies, and the most that it may take.
 func (s *Sequence) buffer() (address uint64, size int) {
-	if s.forker {
+	if s.failed == RecordForkFailed { // it is a forker's
 		return forkerBuffer, forkerBufferSize
 	}
 	return BufferAddress, BufferSize

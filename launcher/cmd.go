@@ -482,7 +482,6 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 			return p, err
 		}
 	}
-	step("groups ready")
 	if err := meanwhile(); err != nil {
 		return p, err
 	}
@@ -493,10 +492,13 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 }
 
 func (c *Cmd) ready() error {
-	if c.CgroupReady == nil {
-		return nil
+	if c.CgroupReady != nil {
+		if err := c.CgroupReady(); err != nil {
+			return err
+		}
 	}
-	return c.CgroupReady()
+	step("groups ready")
+	return nil
 }
 
 // because prefers the context's error: it is why a deadline passed.

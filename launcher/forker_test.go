@@ -223,9 +223,6 @@ func TestFailedForkerSetUp(t *testing.T) {
 // TestForkerWaitsForNoStoppedStageOne: who has the outer identity can stop stage one; the
 // forker, which waits in the same memory, then ends, and stage one still becomes init.
 func TestForkerWaitsForNoStoppedStageOne(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as a forker's patience")
-	}
 	f := startAForker(t)
 	here, stageOne := f.stageOne(forkRequest(t, false))
 	defer here.Close()
@@ -286,17 +283,19 @@ func (f *aForker) stageOne(request []byte) (here *conn, pid int) {
 	return nil, 0
 }
 
-// TestStageOneIsClosed: it has the outer identity, and the memory of a forker of root's,
-// which that identity must not open. What it may do is to see a process of its own.
+// TestStageOneIsClosed: it has the outer identity, and the memory of a forker, of root's
+// perhaps, which that identity must not open. What it may do is to see a process of its own.
 func TestStageOneIsClosed(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("an ordinary user has one identity")
+	outer, privileged := os.Geteuid(), os.Geteuid() == 0
+	var as *syscall.Credential
+	if privileged {
+		outer = 65534
+		as = &syscall.Credential{Uid: uint32(outer), Gid: uint32(outer)}
 	}
-	const outer = 65534
-	f := startForkerAs(t, true)
+	f := startForkerAs(t, privileged)
 	request := forkRequest(t, false)
-	binary.NativeEndian.PutUint64(request[8:], outer)
-	binary.NativeEndian.PutUint64(request[16:], outer)
+	binary.NativeEndian.PutUint64(request[8:], uint64(outer))
+	binary.NativeEndian.PutUint64(request[16:], uint64(outer))
 	here, stageOne := f.stageOne(request)
 	defer here.Close()
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -310,7 +309,7 @@ func TestStageOneIsClosed(t *testing.T) {
 	}
 	look := func(file string) error {
 		cmd := exec.Command("/usr/bin/cat", file)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: outer, Gid: outer}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}
 		return cmd.Run()
 	}
 	for _, file := range []string{"maps", "environ", "auxv", "mem"} { // ptrace(2): PTRACE_MODE_READ, and ATTACH

@@ -35,7 +35,7 @@ const (
 )
 
 // initImage is init as a static ELF executable: the text, readable and
-// executable, and the buffer for the plan at isolate.BufferAddress, which costs
+// executable, and the buffers for plans at isolate.BufferAddress, which cost
 // memory only where it is written. See elf(5).
 func initImage() ([]byte, error) {
 	text := unsafe.Slice((*byte)(initText()), maxText)

@@ -14,7 +14,7 @@
 
 #define BUFFER    $0x480000
 #define CAPACITY  $0x100000
-#define FORKER    $0x580000
+#define FORKER    $0x580000   // the buffer of one, behind that of what it forks
 
 #define SYS_read       $0
 #define SYS_sendto     $44

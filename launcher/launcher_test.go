@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/proscenium-dev/proscenium/cgroup"
 	"github.com/proscenium-dev/proscenium/launcher"
 	"github.com/proscenium-dev/proscenium/tests/testenv"
 	"golang.org/x/sys/unix"
@@ -106,6 +107,44 @@ func TestForkersAreReplaced(t *testing.T) {
 	}
 	if err := cat.Wait(); err != nil {
 		t.Errorf("the program: %v", err)
+	}
+}
+
+// TestLimitsComeBehindStageOne: of a v2 group, for a forker waits for stage one; of v1
+// groups, which only init joins, before.
+func TestLimitsComeBehindStageOne(t *testing.T) {
+	testenv.NoLeaks(t)
+	l, err := launcher.Start(launcher.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := l.Command(context.Background(), "/usr/bin/true")
+	leaf, err := testenv.Group(t).Begin("behind", cgroup.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leaf.Close()
+	cmd.Cgroup, cmd.CgroupTasks, cmd.CgroupCount = leaf.File(), leaf.Tasks, leaf.TasksCount()
+	launched, when := false, "never"
+	launcher.SetStep(func(name string) { launched = launched || name == "launched" })
+	defer launcher.SetStep(func(string) {})
+	cmd.CgroupReady = func() error {
+		when = "before"
+		if launched {
+			when = "behind"
+		}
+		return leaf.Ready()
+	}
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	want := "behind"
+	if leaf.TasksCount() > 0 {
+		want = "before"
+	}
+	if when != want {
+		t.Errorf("limits were set %s stage one, want %s", when, want)
 	}
 }
 

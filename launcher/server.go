@@ -78,7 +78,11 @@ func serveForkers() error {
 	}
 	privileged := os.Geteuid() == 0
 	start := func(kind int) (*forker, error) {
-		return startForker(image, firstRequests+kind, isolate.Forker(privileged, kind == fresh))
+		f, err := startForker(image, firstRequests+kind, isolate.Forker(privileged, kind == fresh))
+		if err == nil {
+			f.kind = kind
+		}
+		return f, err
 	}
 	var forkers []*forker
 	for kind, number := range forkersOf {
@@ -91,7 +95,6 @@ func serveForkers() error {
 			if err != nil {
 				return err
 			}
-			f.kind = kind
 			forkers = append(forkers, f)
 		}
 	}
@@ -100,7 +103,7 @@ func serveForkers() error {
 
 type forker struct {
 	kind  int
-	pidfd int
+	pidfd int // -1: it is buried
 	setUp int // where it says what has failed
 }
 
@@ -154,7 +157,8 @@ var errSetUp = errors.New("set-up of a forker")
 func (f *forker) bury() error {
 	unix.Shutdown(f.setUp, unix.SHUT_WR)
 	defer unix.Close(f.setUp)
-	defer unix.Close(f.pidfd) // or -1
+	unix.Close(f.pidfd)
+	f.pidfd = -1
 	b := make([]byte, isolate.RecordSize)
 	n, _, err := recvmsg(f.setUp, b, 0)
 	if err != nil {
@@ -181,18 +185,18 @@ const (
 // forkers that end: see isolate.Forker for what they may end by. No program is to suffer
 // for it. The error is of a set-up that fails, and would each time.
 func await(forkers []*forker, start func(kind int) (*forker, error)) error {
-	watched := make([]unix.PollFd, kinds, kinds+len(forkers))
-	for kind := range kinds {
-		watched[kind].Fd = int32(firstRequests + kind) // for POLLHUP
-	}
-	for _, f := range forkers {
-		watched = append(watched, unix.PollFd{Fd: int32(f.pidfd), Events: unix.POLLIN})
-	}
 	hungUp := func(p unix.PollFd) bool { return p.Revents&unix.POLLHUP != 0 }
-	const missing = -1 // poll(2) passes over it
-	pause, timeout := breath, -1
+	const never = -time.Millisecond // poll(2): -1
+	again := never                  // until the next try, where one is missing
 	for {
-		if _, err := unix.Poll(watched, timeout); err == unix.EINTR {
+		var watched []unix.PollFd
+		for kind := range kinds {
+			watched = append(watched, unix.PollFd{Fd: int32(firstRequests + kind)}) // for POLLHUP
+		}
+		for _, f := range forkers {
+			watched = append(watched, unix.PollFd{Fd: int32(f.pidfd), Events: unix.POLLIN}) // -1 is passed over
+		}
+		if _, err := unix.Poll(watched, int(again.Milliseconds())); err == unix.EINTR {
 			continue
 		} else if err != nil {
 			return os.NewSyscallError("poll", err)
@@ -201,39 +205,34 @@ func await(forkers []*forker, start func(kind int) (*forker, error)) error {
 			break
 		}
 		time.Sleep(breath)
-		complete := true
+		missing := false
 		for i, f := range forkers {
-			w := &watched[kinds+i]
-			if w.Revents != 0 {
+			if watched[kinds+i].Revents != 0 {
 				if err := f.bury(); err != nil {
 					return err
 				}
-				w.Fd, w.Revents = missing, 0
 			}
-			if w.Fd != missing {
+			if f.pidfd >= 0 {
 				continue
 			}
 			another, err := start(f.kind)
-			if errors.Is(err, errSetUp) {
+			switch {
+			case err == nil:
+				forkers[i] = another
+			case errors.Is(err, errSetUp):
 				return err
+			default:
+				missing = true
 			}
-			if err != nil {
-				complete = false
-				continue
-			}
-			another.kind = f.kind
-			forkers[i], w.Fd = another, int32(another.pidfd)
 		}
-		timeout = -1
-		if complete {
-			pause = breath
+		if missing {
+			again = min(max(2*again, breath), longBreath)
 		} else {
-			pause = min(2*pause, longBreath)
-			timeout = int(pause.Milliseconds())
+			again = never
 		}
 	}
-	for i, f := range forkers {
-		if watched[kinds+i].Fd != missing {
+	for _, f := range forkers {
+		if f.pidfd >= 0 {
 			unix.PidfdSendSignal(f.pidfd, unix.SIGKILL, nil, 0)
 			ended(f.pidfd, -1)
 		}

@@ -148,6 +148,7 @@ func TestTooLittleMemoryToStart(t *testing.T) {
 		}
 		cmd := testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/true")
 		cmd.Isolation, cmd.Cgroup = isolate.Hardened(), leaf.File()
+		cmd.CgroupTasks, cmd.CgroupCount = leaf.Tasks, leaf.TasksCount()
 		err = cmd.Run()
 		if !unified && err != nil {
 			t.Errorf("a start with little memory: %v", err)
