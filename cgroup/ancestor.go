@@ -2,11 +2,11 @@ package cgroup
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"math"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -78,24 +78,27 @@ func (c *ceiling) close() {
 func (c *ceiling) value() (float64, bool) {
 	b := buffers.Get().(*[4096]byte)
 	defer buffers.Put(b)
-	var text string
+	var numbers []float64
 	for _, f := range c.files {
-		part, err := f.content(b)
+		text, err := f.content(b)
 		if err != nil {
 			return 0, false // the group is gone, and we are not in it any more
 		}
-		text += string(part)
+		for word := range strings.FieldsSeq(string(text)) {
+			n, err := strconv.ParseFloat(word, 64)
+			if err != nil || n < 0 {
+				return 0, false // "max", "max PERIOD" and, in v1, "-1" are no limit
+			}
+			numbers = append(numbers, n)
+		}
 	}
-	// "max", "max PERIOD" and, in v1, "-1" are no limit; what v1 has for memory
-	// is larger than any.
-	var n, period float64
-	switch fields, _ := fmt.Sscan(text, &n, &period); {
-	case fields == 0 || n < 0:
-		return 0, false
-	case fields == 2:
-		return n / period, true
+	switch len(numbers) {
+	case 1: // without a limit v1 has one for memory that is larger than any
+		return numbers[0], true
+	case 2:
+		return numbers[0] / numbers[1], true
 	}
-	return n, true
+	return 0, false
 }
 
 // above says where a group above holds less of a resource than is asked for.

@@ -155,10 +155,17 @@ const (
 
 // changeClosesMemory is whether a change of identity leaves a process undumpable. Where it
 // does not (proc_sys_fs(5): suid_dumpable 1, for debugging), stage one's memory must not
-// be the forker's. It is looked up for each start, for it may change.
+// be the forker's. It is looked up for each start, for it may change, and not by package
+// os: that offers the file to the runtime's poller, which takes it, and wakes for it.
 func changeClosesMemory() bool {
-	mode := hostSettings("/proc/sys/fs/suid_dumpable")
-	return mode != "" && mode != "1"
+	fd, err := unix.Open("/proc/sys/fs/suid_dumpable", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var mode [16]byte
+	n, err := unix.Read(fd, mode[:])
+	return err == nil && n > 0 && mode[0] != '1'
 }
 
 // struct clone_args: clone(2).

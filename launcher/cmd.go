@@ -516,23 +516,18 @@ func (c *Cmd) because(err error) error {
 }
 
 func (c *Cmd) requestInit(forkers *forkers, far *os.File) error {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	// Not by package os, which would offer it to the runtime's poller.
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return &os.PathError{Op: "open", Path: os.DevNull, Err: err}
 	}
-	defer null.Close()
-	fds := make([]int, 0, isolate.ForkRequestDescriptors)
-	for _, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
-		if f == nil {
-			f = null
+	defer unix.Close(null)
+	fds := []int{null, null, null, int(far.Fd()), null} // a group that there is not is not looked at
+	for i, f := range []*os.File{0: c.Stdin, 1: c.Stdout, 2: c.Stderr, 4: c.Cgroup} {
+		if f != nil {
+			fds[i] = int(f.Fd())
 		}
-		fds = append(fds, int(f.Fd()))
 	}
-	group := null // as good as any: it is not looked at
-	if c.Cgroup != nil {
-		group = c.Cgroup
-	}
-	fds = append(fds, int(far.Fd()), int(group.Fd()))
 	uid, gid, privileged := c.Plan.Credential()
 	if privileged { // else the program could not open /dev/stdout, which is the pipe again
 		for _, f := range c.outputs {

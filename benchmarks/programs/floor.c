@@ -8,11 +8,7 @@
  *     floor [-n] [-u DIR] [-l DIR]... [-m DIR] [-s FILE=VALUE]... [-b PATH]... -f FILTER TARGET
  *
  *     -n  no network namespace
- *     -u  the cgroup v2 group in which the leaf is made; the program is born there
- *     -l  likewise on v1, which init enters: a single thread that writes 0 to tasks
- *         skips the lock that a write to cgroup.procs waits for (Linux 5.5)
- *     -m  which of those has the memory controller of v1: the end of memory is listened for
- *     -s  a limit: FILE is below the group, %s stands for the leaf's name
+ *     -u -l -m -s  control groups and limits (leaf.h)
  *     -b  a file or directory that is shown, read-only
  *     -f  the filter, as an array of struct sock_filter
  *
@@ -34,95 +30,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+#include "leaf.h"
 
-#define MOST 64
-
-static const char *unified, *legacy[MOST], *memory, *limits[MOST], *binds[MOST], *target;
-static int n_legacy, n_limits, n_binds, tasks[MOST];
+static const char *binds[MOST], *target;
+static int n_binds;
 static char *dirs[4 * MOST]; /* of the new root, parents first */
 static int n_dirs, is_dir[MOST];
 static uint64_t namespaces = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_NEWNET;
 static struct sock_fprog filter;
-
-static long check(long result, const char *call)
-{
-	if (result < 0) {
-		fprintf(stderr, "floor: %s: %s\n", call, strerror(errno));
-		_exit(125);
-	}
-	return result;
-}
-#define CHECK(call) check((long)(call), #call)
-
-static uint64_t now(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
-}
-
-static void put(const char *path, const char *text)
-{
-	int fd = check(open(path, O_WRONLY | O_CLOEXEC), path);
-	check(write(fd, text, strlen(text)), path);
-	close(fd);
-}
-
-/* A leaf in every hierarchy, with its limits. Returns the v2 directory, open, or -1. */
-static int make_leaf(const char *name, int *event)
-{
-	char path[4096];
-	int fd = -1;
-	for (int i = 0; i < n_legacy; i++) {
-		snprintf(path, sizeof path, "%s/%s", legacy[i], name);
-		check(mkdir(path, 0755), path);
-		snprintf(path, sizeof path, "%s/%s/tasks", legacy[i], name);
-		tasks[i] = check(open(path, O_WRONLY | O_CLOEXEC), path);
-	}
-	if (unified) {
-		snprintf(path, sizeof path, "%s/%s", unified, name);
-		check(mkdir(path, 0755), path);
-		fd = check(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), path);
-	}
-	for (int i = 0; i < n_limits; i++) {
-		snprintf(path, sizeof path, limits[i], name);
-		char *value = strchr(path, '=');
-		*value++ = 0;
-		put(path, value);
-	}
-	if (memory) {
-		char text[64];
-		snprintf(path, sizeof path, "%s/%s/memory.oom_control", memory, name);
-		int control = check(open(path, O_RDONLY | O_CLOEXEC), path);
-		*event = CHECK(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-		snprintf(path, sizeof path, "%s/%s/cgroup.event_control", memory, name);
-		snprintf(text, sizeof text, "%d %d", *event, control);
-		put(path, text);
-		close(control);
-	}
-	return fd;
-}
-
-static void remove_leaf(const char *name)
-{
-	char path[4096];
-	for (int i = -1; i < n_legacy; i++) {
-		if (i < 0 && !unified)
-			continue;
-		snprintf(path, sizeof path, "%s/%s", i < 0 ? unified : legacy[i], name);
-		for (int tries = 0; rmdir(path) < 0 && errno == EBUSY && tries < 10000; tries++)
-			usleep(100);
-	}
-}
 
 static void map_ids(pid_t pid)
 {
@@ -213,13 +135,12 @@ static void drop_privileges(void)
 }
 
 /* PID 1 of the new namespaces. */
-static void init(int go, int report, const int *trees)
+static void init(const struct leaf *leaf, int go, int report, const int *trees)
 {
 	char byte;
 	if (read(go, &byte, 1) != 1)
 		_exit(125);
-	for (int i = 0; i < n_legacy; i++)
-		check(write(tasks[i], "0", 1), legacy[i]);
+	leaf_enter(leaf);
 	CHECK(syscall(SYS_setresgid, 1000, 1000, 1000));
 	CHECK(syscall(SYS_setresuid, 1000, 1000, 1000));
 	CHECK(prctl(PR_SET_DUMPABLE, 0));
@@ -254,23 +175,22 @@ static void init(int go, int report, const int *trees)
 
 static void start(unsigned long number)
 {
-	char name[64];
-	int go[2], report[2], trees[MOST], pidfd, status, event = -1;
-	snprintf(name, sizeof name, "floor-%d-%lu", getpid(), number);
+	struct leaf leaf;
+	int go[2], report[2], trees[MOST], pidfd, status;
 	uint64_t begin = now();
-	int leaf = make_leaf(name, &event);
+	leaf_make(&leaf, number);
 	for (int i = 0; i < n_binds; i++)
 		trees[i] = check(open_tree(AT_FDCWD, binds[i], OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE), binds[i]);
 	CHECK(pipe2(go, O_CLOEXEC));
 	CHECK(pipe2(report, O_CLOEXEC));
 	struct clone_args args = {.flags = namespaces | CLONE_PIDFD, .pidfd = (uintptr_t)&pidfd, .exit_signal = SIGCHLD};
-	if (leaf >= 0) {
+	if (leaf.dir >= 0) {
 		args.flags |= CLONE_INTO_CGROUP;
-		args.cgroup = leaf;
+		args.cgroup = leaf.dir;
 	}
 	pid_t pid = CHECK(syscall(SYS_clone3, &args, sizeof args));
 	if (pid == 0)
-		init(go[0], report[1], trees);
+		init(&leaf, go[0], report[1], trees);
 	map_ids(pid);
 	CHECK(write(go[1], "", 1));
 	close(report[1]);
@@ -284,13 +204,7 @@ static void start(unsigned long number)
 	close(go[0]), close(go[1]), close(report[0]), close(pidfd);
 	for (int i = 0; i < n_binds; i++)
 		close(trees[i]);
-	if (leaf >= 0)
-		close(leaf);
-	if (event >= 0)
-		close(event);
-	for (int i = 0; i < n_legacy; i++)
-		close(tasks[i]);
-	remove_leaf(name);
+	leaf_remove(&leaf);
 	printf("%lu %lu\n", (unsigned long)(reported - begin), (unsigned long)(gone - begin));
 	fflush(stdout);
 }
@@ -338,16 +252,14 @@ static void load_filter(const char *path)
 int main(int argc, char **argv)
 {
 	int option;
-	while ((option = getopt(argc, argv, "nu:l:m:s:b:f:")) >= 0)
+	while ((option = getopt(argc, argv, "nb:f:" LEAF_OPTIONS)) >= 0)
 		switch (option) {
 		case 'n': namespaces &= ~CLONE_NEWNET; break;
-		case 'u': unified = optarg; break;
-		case 'l': legacy[n_legacy++] = optarg; break;
-		case 'm': memory = optarg; break;
-		case 's': limits[n_limits++] = optarg; break;
 		case 'b': show(optarg); break;
 		case 'f': load_filter(optarg); break;
-		default: return 2;
+		default:
+			if (!leaf_option(option, optarg))
+				return 2;
 		}
 	if (optind != argc - 1 || !filter.len) {
 		fprintf(stderr, "floor: see the head of floor.c\n");

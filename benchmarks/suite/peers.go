@@ -94,39 +94,46 @@ var limitFiles = []string{
 	"memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "cpu.cfs_period_us", "cpu.cfs_quota_us", // v1
 }
 
-// startFloor starts the floor with the groups, limits and files of our own: it
-// looks at a leaf that is made as a start makes one.
-func (s *suite) startFloor(table string) (*server, error) {
+// limitArgs are what our own leaves are, for the C programs (../programs/leaf.h): it
+// looks at one that is made as a start makes it. bare is only what limits, for a tool
+// that is put into it: no group of v2 beside v1 ones, nobody who listens.
+func (s *suite) limitArgs(bare bool) (args []string, err error) {
 	leaf, err := s.group.New(fmt.Sprintf("model-%d", time.Now().UnixNano()), cgroup.Limits{})
 	if err != nil {
 		return nil, err
 	}
 	defer leaf.Close()
-	var args []string
-	var dirs []string
-	if leaf.File() != nil {
-		dirs = append(dirs, leaf.File().Name())
-		args = append(args, "-u", filepath.Dir(dirs[0]))
-	}
 	joined, err := leaf.Tasks()
 	if err != nil {
 		return nil, err
 	}
+	add := func(option, dir string) {
+		above := filepath.Dir(dir)
+		args = append(args, option, above)
+		for _, file := range limitFiles {
+			if value, err := os.ReadFile(filepath.Join(dir, file)); err == nil {
+				args = append(args, "-s", fmt.Sprintf("%s/%%s/%s=%s", above, file, strings.TrimSpace(string(value))))
+			}
+		}
+	}
+	if f := leaf.File(); f != nil && !(bare && len(joined) > 0) {
+		add("-u", f.Name())
+	}
 	for _, tasks := range joined {
 		dir := filepath.Dir(tasks.Name())
-		dirs = append(dirs, dir)
-		args = append(args, "-l", filepath.Dir(dir))
-		if _, err := os.Stat(filepath.Join(dir, "memory.oom_control")); err == nil {
+		add("-l", dir)
+		if _, err := os.Stat(filepath.Join(dir, "memory.oom_control")); err == nil && !bare {
 			args = append(args, "-m", filepath.Dir(dir))
 		}
 	}
-	for _, dir := range dirs {
-		for _, file := range limitFiles {
-			value, err := os.ReadFile(filepath.Join(dir, file))
-			if err == nil {
-				args = append(args, "-s", fmt.Sprintf("%s/%%s/%s=%s", filepath.Dir(dir), file, strings.TrimSpace(string(value))))
-			}
-		}
+	return args, nil
+}
+
+// startFloor starts the floor with the groups, limits and files of our own.
+func (s *suite) startFloor(table string) (*server, error) {
+	args, err := s.limitArgs(false)
+	if err != nil {
+		return nil, err
 	}
 	paths, err := s.shown()
 	if err != nil {
@@ -184,7 +191,7 @@ func (s *suite) peers(table string) (modes []mode, done func()) {
 			if v := version(p.argv[0]); v != "" {
 				name += " (" + v + ")"
 			}
-			s.report.configuration(table, name, p.argv)
+			s.report.configuration(table, name, slices.Concat([]string{"runner"}, p.runner, p.argv))
 		}
 		line := strings.Join(p.argv, "\t") + "\n"
 		modes = append(modes, mode{p.name, p.every, func() (time.Duration, error) {
@@ -208,6 +215,10 @@ func version(path string) string {
 const (
 	bwrapSame   = "bubblewrap, same view and filter"
 	bwrapSimple = "bubblewrap, all of / read-only"
+	// In groups of their own with our limits.
+	bwrapSameLimited   = "bubblewrap, same view and filter, same limits"
+	bwrapSimpleLimited = "bubblewrap, all of / read-only, same limits"
+
 	nsjail      = "nsjail"
 	crun        = "crun"
 	runc        = "runc"
@@ -219,8 +230,9 @@ func (s *suite) allPeers() []peer {
 	target := s.program("true")
 	list := []peer{{name: vfork, every: 1, argv: []string{target}}}
 
-	// bubblewrap has no limits; all else can be had of it. It also ends with its
-	// parent, and has no controlling terminal.
+	// bubblewrap has no limits; all else can be had of it, and limits by being put
+	// into groups that have them. It also ends with its parent, and has no controlling
+	// terminal.
 	unshare := []string{"bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--unshare-cgroup"}
 	same := append(slices.Clone(unshare), "--uid", "1000", "--gid", "1000", "--hostname", "proscenium", "--clearenv", "--cap-drop", "ALL",
 		"--new-session", "--die-with-parent", "--seccomp", "9", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp")
@@ -236,7 +248,17 @@ func (s *suite) allPeers() []peer {
 	}
 	bwrap.argv = append(bwrap.argv, "--", target)
 	simple := append(slices.Clone(unshare), "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--ro-bind", target, "/tmp/t", "--", "/tmp/t")
-	list = append(list, bwrap, peer{name: bwrapSimple, every: 1, argv: simple})
+	plain := peer{name: bwrapSimple, every: 1, argv: simple}
+	list = append(list, bwrap, plain)
+	limits, err := s.limitArgs(true)
+	limited := func(p peer, name string) peer {
+		p.name, p.runner = name, slices.Concat(p.runner, limits)
+		if err != nil {
+			p.not = err.Error()
+		}
+		return p
+	}
+	list = append(list, limited(bwrap, bwrapSameLimited), limited(plain, bwrapSimpleLimited))
 
 	// nsjail sets rlimits; no filter, no control group.
 	list = append(list, peer{name: nsjail, every: 1,
