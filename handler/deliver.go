@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
@@ -41,11 +42,11 @@ type stream struct {
 	unread int     // guarded by the process's mu: bytes counted for chunks
 }
 
-// A chunk is what one read gave. end: there is no more.
+// A chunk is what one read gave, or several small ones. end: there is no more.
 type chunk struct {
 	data    []byte
-	counted int // of max_output_buffer
-	pooled  *[readSize]byte
+	counted int     // of max_output_buffer
+	buffer  *buffer // that data is in; nil: it is by itself
 	end     bool
 }
 
@@ -57,7 +58,30 @@ const (
 	leastRead = 4 << 10
 )
 
-var readBuffers = sync.Pool{New: func() any { return new([readSize]byte) }}
+// A buffer is what is read into. What fills less than an eighth of a large one is
+// copied if it has to wait.
+type buffer struct {
+	data []byte
+	pool *sync.Pool
+}
+
+const keptFrom = readSize / 8
+
+// Small ones are for whoever says a line now and then: of a thousand of those, hundreds
+// may read at once.
+var smallBuffers, largeBuffers = newBuffers(bulk), newBuffers(readSize)
+
+func newBuffers(size int) *sync.Pool {
+	pool := &sync.Pool{}
+	pool.New = func() any { return &buffer{make([]byte, size), pool} }
+	return pool
+}
+
+func (b *buffer) free() {
+	if b != nil {
+		b.pool.Put(b)
+	}
+}
 
 func newStream(p *process, name string, f *os.File, mode Mode, size int) *stream {
 	s := &stream{process: p, name: name, file: f, handle: p.sink.HandleStdout, bytes: &p.h.stats.stdout}
@@ -78,28 +102,41 @@ func newStream(p *process, name string, f *os.File, mode Mode, size int) *stream
 	return s
 }
 
+// A reader takes from a stream's pipe.
+type reader struct {
+	stream  *stream
+	raw     syscall.RawConn
+	take    func(fd uintptr) bool // takeFrom, made once
+	allowed int
+	bulky   bool  // what came last was bulk bytes or more
+	got     chunk // of the last read, and
+	err     error // EAGAIN: it would have had to wait
+}
+
 // read runs until the end of the stream.
 func (s *stream) read() {
 	defer s.file.Close()
 	p := s.process
 	grown := false
-	raw, err := s.file.SyscallConn()
+	r := &reader{stream: s}
+	r.take = r.takeFrom
+	var err error
+	r.raw, err = s.file.SyscallConn()
 	for err == nil {
-		allowed := p.reserve(s, readSize)
-		if allowed == 0 {
+		if r.allowed = p.reserve(s, readSize); r.allowed == 0 {
 			break
 		}
-		var c chunk
-		c, err = s.readChunk(raw, allowed)
-		p.recount(s, allowed, c.counted)
-		if !grown && len(c.data) >= growAt {
-			growPipe(raw)
+		err = r.next()
+		p.recount(s, r.allowed, r.got.counted)
+		if !grown && len(r.got.data) >= growAt {
+			growPipe(r.raw)
 			grown = true
 		}
 		if err == nil {
-			p.limit(&c)
-			p.h.enqueue(s, c)
+			p.limit(&r.got)
+			p.h.enqueue(s, r.got)
 		}
+		r.got = chunk{} // a silent reader holds no buffer
 	}
 	if err != nil && !errors.Is(err, io.EOF) && !p.abandoned() {
 		p.h.record(Event{Kind: ReadFailed, Process: p.id, Program: p.request.Program, Stream: s.name, Error: err.Error()})
@@ -107,37 +144,60 @@ func (s *stream) read() {
 	p.h.enqueue(s, chunk{end: true})
 }
 
-// readChunk waits for output and takes at most allowed bytes. A buffer is
-// borrowed only once there is something to read, and a small read is copied, so
-// that a thousand silent programs cost nothing.
-func (s *stream) readChunk(raw syscall.RawConn, allowed int) (c chunk, err error) {
-	var errno error
-	take := func(fd uintptr) bool {
-		b := readBuffers.Get().(*[readSize]byte)
-		var n int
-		n, errno = fill(int(fd), b[:allowed])
-		switch {
-		case n >= readSize/8 && allowed == readSize:
-			c = chunk{data: b[:n], counted: readSize, pooled: b}
-			return true
-		case n > 0:
-			c = chunk{data: append([]byte(nil), b[:n]...), counted: n}
-		}
-		readBuffers.Put(b)
-		if errno == unix.EAGAIN && s.foreign.Load() {
-			errno = io.EOF
-		}
-		return errno != unix.EAGAIN
-	}
-	err = raw.Read(take)
+// next waits for output and takes at most what is allowed. A buffer is borrowed only
+// once there may be something to read, so that a thousand silent programs cost nothing.
+func (r *reader) next() error {
+	err := r.raw.Read(r.take)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// The program is gone; once more for what it left in the pipe.
-		err = raw.Control(func(fd uintptr) { take(fd) })
+		err = r.raw.Control(func(fd uintptr) { r.takeFrom(fd) })
 	}
 	if err != nil {
-		return c, err // errno is that of the attempt before it waited
+		return err // r.err is that of the attempt before it waited
 	}
-	return c, errno
+	return r.err
+}
+
+func (r *reader) takeFrom(fd uintptr) (done bool) {
+	b, n := (*buffer)(nil), 0
+	if !r.bulky {
+		b = smallBuffers.Get().(*buffer)
+		n, r.err = fill(int(fd), b.data[:min(r.allowed, bulk)])
+	}
+	if r.bulky || n == bulk && r.allowed > bulk {
+		small := b
+		b = largeBuffers.Get().(*buffer)
+		if small != nil {
+			copy(b.data, small.data)
+			small.free()
+		}
+		var m int
+		if m, r.err = fill(int(fd), b.data[n:r.allowed]); n > 0 {
+			r.err = nil // the next read tells what it was
+		}
+		n += m
+	}
+	if n > 0 {
+		r.bulky = n >= bulk
+	}
+	switch {
+	case n == 0:
+		b.free()
+	case n < keptFrom:
+		r.got = chunk{data: b.data[:n], counted: n, buffer: b}
+		return true
+	case r.allowed == readSize:
+		r.got = chunk{data: b.data[:n], counted: readSize, buffer: b}
+		return true
+	default: // the whole buffer would be more than is allowed
+		r.got = chunk{data: bytes.Clone(b.data[:n]), counted: n}
+		b.free()
+		return true
+	}
+	if r.err == unix.EAGAIN && r.stream.foreign.Load() {
+		r.err = io.EOF
+	}
+	return r.err != unix.EAGAIN
 }
 
 // A reader that got bulk bytes looks for more before it passes on what it has, up to
@@ -200,18 +260,17 @@ const quick = time.Millisecond
 // this processor's cache.
 func (h *Handler) enqueue(s *stream, c chunk) {
 	h.mu.Lock()
+	if s.queued || !h.quick || h.delivering || len(h.ready) > 0 || h.closed {
+		s.wait(c)
+		if !s.queued {
+			s.queued = true
+			h.push(item{stream: s})
+		}
+		h.mu.Unlock()
+		return
+	}
+	s.queued, h.delivering = true, true
 	s.chunks = append(s.chunks, c)
-	if s.queued {
-		h.mu.Unlock()
-		return
-	}
-	s.queued = true
-	if !h.quick || h.delivering || len(h.ready) > 0 || h.closed {
-		h.push(item{stream: s})
-		h.mu.Unlock()
-		return
-	}
-	h.delivering = true
 	h.mu.Unlock()
 	err := h.turn(s)
 	h.mu.Lock()
@@ -223,6 +282,24 @@ func (h *Handler) enqueue(s *stream, c chunk) {
 	if err != nil {
 		h.fail(err)
 	}
+}
+
+// wait lets a chunk wait for its turn; h.mu is held. Small ones are joined: of a program
+// that writes byte by byte, each would take more than is counted for it.
+func (s *stream) wait(c chunk) {
+	if c.buffer != nil && c.counted < readSize {
+		// The first may be delivered just now.
+		if n := len(s.chunks) - 1; n > 0 && s.chunks[n].buffer == nil && len(s.chunks[n].data)+len(c.data) <= keptFrom {
+			s.chunks[n].data = append(s.chunks[n].data, c.data...)
+			s.chunks[n].counted += c.counted
+			c.buffer.free()
+			return
+		}
+		b := c.buffer
+		c.data, c.buffer = bytes.Clone(c.data), nil
+		b.free()
+	}
+	s.chunks = append(s.chunks, c)
 }
 
 // push appends to the ready list; h.mu is held.
@@ -305,9 +382,7 @@ func (h *Handler) turn(s *stream) error {
 	s.events = 0
 	if last {
 		p.recount(s, whole.counted, 0)
-		if whole.pooled != nil {
-			readBuffers.Put(whole.pooled)
-		}
+		whole.buffer.free()
 	}
 	p.hold(held, s.framer.held())
 
@@ -315,8 +390,14 @@ func (h *Handler) turn(s *stream) error {
 	defer h.mu.Unlock()
 	h.quick = time.Since(began) < quick
 	if last {
-		if s.chunks = s.chunks[1:]; len(s.chunks) == 0 {
-			s.chunks = nil
+		s.chunks[0] = chunk{}
+		switch {
+		case len(s.chunks) > 1:
+			s.chunks = s.chunks[1:]
+		case cap(s.chunks) > 1:
+			s.chunks = nil // let go of the array
+		default:
+			s.chunks = s.chunks[:0] // for the next, most likely the only one as well
 		}
 	}
 	if s.queued = len(s.chunks) > 0; s.queued {
