@@ -219,11 +219,11 @@ const (
 	bwrapSameLimited   = "bubblewrap, same view and filter, same limits"
 	bwrapSimpleLimited = "bubblewrap, all of / read-only, same limits"
 
-	nsjail      = "nsjail"
-	crun        = "crun"
-	runc        = "runc"
-	firejail    = "firejail"
-	vfork       = "vfork and exec, no isolation"
+	nsjail   = "nsjail"
+	crun     = "crun"
+	runc     = "runc"
+	firejail = "firejail"
+	vfork    = "vfork and exec, no isolation"
 )
 
 func (s *suite) allPeers() []peer {
