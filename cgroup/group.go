@@ -122,7 +122,7 @@ const (
 )
 
 // Open finds where this process may make groups, makes its own place there and
-// sweeps what dead owners left. The error is a *LayoutError.
+// sweeps what dead owners left. Where the layout is at fault the error is a *LayoutError.
 func Open() (*Group, error) {
 	id, err := instanceName(os.Getpid())
 	if err != nil {

@@ -165,8 +165,11 @@ func TestCloseAmidARemoval(t *testing.T) {
 // supervisor leaf, does not keep the next instance from removing that.
 func TestTheDyingAreWaitedFor(t *testing.T) {
 	l, err := detect()
-	if err != nil || l.unified == nil {
-		t.Skipf("supervisor leaves are cgroup v2's: %v", err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.unified == nil {
+		t.Skip("supervisor leaves are cgroup v2's")
 	}
 	defer func(d time.Duration) { dyingTimeout = d }(dyingTimeout)
 	dyingTimeout = 10 * time.Second

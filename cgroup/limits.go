@@ -163,7 +163,7 @@ func (s setting) set() error {
 	return s.compare(text)
 }
 
-// writeUnified sets the limits of the v2 group dir below mount.
+// writeUnified sets the limits of the v2 group below mount.
 func (l Limits) writeUnified(mount, group string, leaf file) ([]setting, error) {
 	m, err := cgroup2.Load(group, cgroup2.WithMountpoint(mount))
 	if err != nil {

@@ -22,7 +22,6 @@ type Usage struct {
 type Stat struct {
 	Usage
 	MemoryPeak    uint64        // bytes; 0 where the kernel does not keep it (v2 before 5.19)
-	Pids          uint64        // processes and threads now, init included
 	OOMKills      uint64        // processes killed because memory ran out
 	PidsRefused   uint64        // forks refused by the pids limit
 	ThrottledTime time.Duration // spent waiting for the CPU limit
@@ -152,7 +151,6 @@ func (l *Leaf) Stat() (Stat, error) {
 			s.OOMKills = 1 // our kill was quicker than the kernel's, for the same reason
 		}
 	}
-	s.Pids, _ = number(read(f.pids, "pids.current"))
 	s.PidsRefused = field(read(f.pids, "pids.events"), "max")
 	cpu := read(f.cpu, "cpu.stat")
 	s.Throttled = field(cpu, "nr_throttled")

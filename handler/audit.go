@@ -218,13 +218,6 @@ func firstSeq(path string) (uint64, error) {
 	return line.Seq, nil
 }
 
-// Err is the first failure to write, or nil.
-func (l *AuditLog) Err() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.err
-}
-
 // Close writes the closing line and syncs the file. The error is the first that
 // happened.
 func (l *AuditLog) Close() error {

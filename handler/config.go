@@ -46,7 +46,7 @@ type Config struct {
 
 // An EnvPolicy says which variables an actor may set.
 type EnvPolicy struct {
-	Allow []string          `toml:"allow"` // nil: any that is not denied
+	Allow []string          `toml:"allow"` // nil: any that is not denied and changes no code (LD_*, PYTHONPATH, …)
 	Deny  []string          `toml:"deny"`
 	Set   map[string]string `toml:"set"` // always set, and not by the actor
 }
@@ -358,7 +358,7 @@ func (f *configFile) config() (Config, error) {
 	c.ArgsAllowed, c.Env, c.Needs, c.SHA256 = f.ArgsAllowed, f.Env, f.Needs, f.SHA256
 	for name := range c.Env.Set {
 		if name == "" || strings.ContainsAny(name, "=\x00") || loaderVariable(name) {
-			fault("env.set: %q cannot be set", name)
+			fault("env.set: %q has no name, or changes which code runs, and cannot be set", name)
 		}
 	}
 	switch f.Stdin {

@@ -107,7 +107,7 @@ func TestBadManifests(t *testing.T) {
 		{with("max_processes = 10", `profile = "open"`), `profile "open"`},
 		{with("max_processes = 10", `network = "some"`), `network "some"`},
 		{with("max_processes = 10", `stdin = "tty"`), `stdin "tty"`},
-		{with("max_processes = 10", `env = { set = { LD_PRELOAD = "x" } }`), `"LD_PRELOAD" cannot be set`},
+		{with("max_processes = 10", `env = { set = { LD_PRELOAD = "x" } }`), `"LD_PRELOAD" has no name, or changes which code runs`},
 		{with("max_processes = 10", `run_as = "0"`), `run_as "0" is not "uid" or "uid:gid": 0 is not between`},
 		{with("max_processes = 10", `run_as = "nobody"`), `run_as "nobody"`},
 		{with("max_processes = 10", `run_as = ""`), `run_as ""`},

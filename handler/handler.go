@@ -52,7 +52,7 @@ type Handler struct {
 	recorder *Coalescer // nil: none
 	stats    counters
 	pool     pool
-	batch    Batch // of deliver
+	batch    Batch // of whoever delivers
 
 	mu         sync.Mutex
 	wake       sync.Cond // for deliver: ready or closed has changed
@@ -87,7 +87,7 @@ type counters struct{ stdout, stderr, events atomic.Uint64 }
 
 // Counters is what a Handler has done so far.
 type Counters struct {
-	StdoutBytes, StderrBytes uint64 // delivered
+	StdoutBytes, StderrBytes uint64 // read for sinks: line ends, and what is no JSON, included
 	Events                   uint64 // delivered
 	Running                  int    // processes, now
 }

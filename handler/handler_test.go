@@ -80,15 +80,16 @@ func (c *collector) HandleExit(id uint64, r Result) error {
 
 // awaitOutput waits until the process has said something.
 func (c *collector) awaitOutput(id uint64) {
-	for {
+	c.t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		c.mu.Lock()
 		n := len(c.stdout[id])
 		c.mu.Unlock()
 		if n > 0 {
 			return
 		}
-		time.Sleep(time.Millisecond)
 	}
+	c.t.Fatalf("process %d says nothing", id)
 }
 
 func newHandler(t testing.TB, c Config, r Recorder) *Handler {

@@ -148,7 +148,7 @@ func TestEachProgramHasAnIDOfItsOwn(t *testing.T) {
 
 // TestIDsAreRoots: an ordinary user has none to give, and is told.
 func TestIDsAreRoots(t *testing.T) {
-	testenv.Need(t, "ordinary user", os.Geteuid() != 0, "root may give programs any id")
+	testenv.Need(t, "user", os.Geteuid() != 0, "root may give programs any id")
 	for _, c := range []Config{{IDRange: IDRange{70001, 70003}}, func() (c Config) { c.Isolation.HostUID, c.Isolation.HostGID = 70001, 70001; return c }()} {
 		c.Unlimited = true
 		if _, err := New(c, testenv.Launcher(t), nil, nil); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "run the host as root") {

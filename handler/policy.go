@@ -279,7 +279,7 @@ func (p *policy) checkDir(dir string) error {
 
 // A loaderVariable changes which code a program runs, and is never an actor's to
 // set: ld.so(8), what glibc unsets for set-user-ID programs, and what interpreters
-// load before their script. The manifest may set each of them.
+// load before their script. Nor is it the manifest's (env.set).
 func loaderVariable(name string) bool {
 	return strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "GIT_CONFIG") || slices.Contains([]string{
 		"GCONV_PATH", "GETCONF_DIR", "GLIBC_TUNABLES", "HOSTALIASES", "LOCALDOMAIN", "LOCPATH", "MALLOC_TRACE",

@@ -61,7 +61,7 @@ type process struct {
 	result    Result
 	meter     meter
 
-	mu    sync.Mutex // guards used
+	mu    sync.Mutex // guards what follows, and unread of its streams
 	space sync.Cond  // used has become less, or reading is over
 	used  int64      // bytes of output that wait, in queues and framers
 	read  int64      // bytes of output so far

@@ -57,7 +57,7 @@ func (p *policy) tighten(t Tighter) (cgroup.Limits, Budgets, error) {
 // A Report is how a process ended, and what it wrote.
 type Report struct {
 	Result
-	StdoutBytes, StderrBytes uint64 // delivered, or skipped as no JSON
+	StdoutBytes, StderrBytes uint64 // read: line ends, and what is no JSON, included
 }
 
 // Report answers for a process of which nothing is left, for a while after its

@@ -421,4 +421,7 @@ func (c *compiler) enforced() {
 	} else {
 		add("system calls: NO filter, by request")
 	}
+	if c.spec.NoJIT {
+		add("executable anonymous memory: refused")
+	}
 }

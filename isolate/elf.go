@@ -30,7 +30,7 @@ type readResult struct {
 	err  error
 }
 
-// binary is what matters of an ELF file.
+// binaryInfo is what matters of an ELF file.
 type binaryInfo struct {
 	machine elf.Machine
 	shared  bool     // ET_DYN
@@ -42,7 +42,7 @@ type binaryInfo struct {
 
 var errNotELF = errors.New("not an ELF file")
 
-// open opens an absolute path for reading.
+// openAbs opens an absolute path for reading.
 func openAbs(files fs.FS, name string) (fs.File, error) {
 	return files.Open(strings.TrimPrefix(path.Clean(name), "/"))
 }

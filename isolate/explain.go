@@ -151,6 +151,8 @@ func explain(read settings, call string, err error) error {
 	refused := errno == unix.EPERM || errno == unix.EACCES
 	namespaces := name == "clone" || name == "unshare"
 	switch {
+	case name == "prctl" && errno == unix.EINVAL && strings.HasPrefix(args, "PR_SET_MDWE"):
+		return &UnsupportedError{"no_jit (PR_SET_MDWE)", "6.3", err}
 	case name == "futex" && errno == unix.EAGAIN:
 		return fmt.Errorf("%w: what was to be mounted was replaced while the program was being started", err)
 	case name == "mount" && refused && strings.HasPrefix(args, `"proc"`):

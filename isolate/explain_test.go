@@ -91,7 +91,7 @@ func TestFeaturesAreDated(t *testing.T) {
 		if newer := major > 5 || major == 5 && minor > 15; newer && f.Without == "" {
 			t.Errorf("%s is newer than the baseline and has no fallback", f.Name)
 		}
-		if err := f.Probe(); err != nil {
+		if err := f.Probe(); err != nil && f.Without == "" {
 			t.Errorf("%s: %v", f.Name, err)
 		}
 	}

@@ -65,8 +65,8 @@ type Spec struct {
 	// where 0. An ordinary user's programs keep the user's own ids, and others
 	// are an error (EPERM).
 	HostUID, HostGID int
-	// NoJIT refuses executable anonymous memory (PR_SET_MDWE, Linux 6.3): it
-	// breaks node, java and grep -P.
+	// NoJIT refuses executable anonymous memory (PR_SET_MDWE, Linux 6.3, without
+	// which it is an error): it breaks node, java and grep -P.
 	NoJIT bool
 	// Seccomp chooses the system call filter.
 	Seccomp Seccomp

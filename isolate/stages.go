@@ -133,21 +133,6 @@ func capabilityHeader() Arg {
 	return at(&block{bytes: binary.NativeEndian.AppendUint32(b, 0)}, 0, "{_LINUX_CAPABILITY_VERSION_3, 0}")
 }
 
-// capabilityBlock has every capability up to last in all three sets; none for -1.
-func capabilityBlock(last int) *block {
-	var all uint64
-	if last >= 0 {
-		all = 1<<(last+1) - 1
-	}
-	var b []byte
-	for _, half := range []uint32{uint32(all), uint32(all >> 32)} {
-		for range 3 {
-			b = binary.NativeEndian.AppendUint32(b, half)
-		}
-	}
-	return &block{bytes: b}
-}
-
 // setUp makes the cell from inside, as PID 1.
 func (c *compiler) setUp() {
 	c.plan.SetUp.failed = RecordSetUpFailed
@@ -220,7 +205,7 @@ func (c *compiler) privileges() {
 	}
 	c.add(sys("prctl", flags("PR_SET_SECUREBITS"), num(securebits), num(0), num(0), num(0)))
 	c.add(sys("prctl", flags("PR_CAP_AMBIENT"), flags("PR_CAP_AMBIENT_CLEAR_ALL"), num(0), num(0), num(0)))
-	c.add(sys("capset", capabilityHeader(), at(capabilityBlock(-1), 0, "{effective=0, permitted=0, inheritable=0}")))
+	c.add(sys("capset", capabilityHeader(), at(&block{bytes: make([]byte, 24)}, 0, "{effective=0, permitted=0, inheritable=0}")))
 	c.add(sys("prctl", flags("PR_SET_NO_NEW_PRIVS"), num(1), num(0), num(0), num(0)))
 	if c.spec.NoJIT {
 		c.add(sys("prctl", flags("PR_SET_MDWE"), flags("PR_MDWE_REFUSE_EXEC_GAIN"), num(0), num(0), num(0)))

@@ -219,7 +219,7 @@ func (v *view) program(name string) error {
 		if !errors.Is(err, errNotELF) {
 			return err
 		}
-		return nil // a script, perhaps: fillView asks when it is the one to run
+		return nil // a script, perhaps: runnable asks when it is the one to run
 	}
 	return v.kind(b.path)
 }

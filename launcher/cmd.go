@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Cmd is one program to be run: os/exec's Cmd with two more fields, and
-// without what a cell cannot have (an inherited environment, extra files). It
+// A Cmd is one program to be run: os/exec's Cmd with what a cell needs
+// besides, and without what it cannot have (an inherited environment, extra files). It
 // is used once.
 type Cmd struct {
 	// Path is the program, absolute.

@@ -442,17 +442,8 @@ func (p *Process) Wait() *ProcessState {
 }
 
 // Exited is closed when the program itself has ended, a little before what it
-// started and its namespaces are gone; State then says how.
+// started and its namespaces are gone.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
-
-// State is how the program ended. It waits for Exited, and not for the rest.
-func (p *Process) State() *ProcessState {
-	<-p.exited
-	return &p.state
-}
-
-// Done is closed when Wait would return at once.
-func (p *Process) Done() <-chan struct{} { return p.dead }
 
 // Signal sends a signal to the program itself, by its pidfd: it never reaches
 // anything else. After the end it is os.ErrProcessDone.

@@ -1,5 +1,15 @@
 // Package metrics exports what handlers do to Prometheus: a Recorder that counts
-// their events, and a collector that reads their counters at each scrape.
+// their events, and a collector that reads their counters at each scrape:
+//
+//	proscenium_processes_running{actor}
+//	proscenium_process_starts_total{result}
+//	proscenium_process_starts_unlimited_total
+//	proscenium_process_exits_total{reason}
+//	proscenium_process_duration_seconds
+//	proscenium_output_bytes_total{stream}
+//	proscenium_events_delivered_total
+//	proscenium_denials_total{rule}
+//	proscenium_actor_failures_total
 package metrics
 
 import (
@@ -24,7 +34,7 @@ type Metrics struct {
 
 var (
 	running   = prometheus.NewDesc("proscenium_processes_running", "Processes that are alive.", []string{"actor"}, nil)
-	output    = prometheus.NewDesc("proscenium_output_bytes_total", "Bytes of output delivered to actors.", []string{"stream"}, nil)
+	output    = prometheus.NewDesc("proscenium_output_bytes_total", "Bytes of output read for actors, line ends and what was skipped included.", []string{"stream"}, nil)
 	delivered = prometheus.NewDesc("proscenium_events_delivered_total", "Events delivered to actors: output and exits.", nil, nil)
 )
 

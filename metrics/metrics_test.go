@@ -36,7 +36,7 @@ proscenium_denials_total{rule="os-kill"} 7
 # HELP proscenium_events_delivered_total Events delivered to actors: output and exits.
 # TYPE proscenium_events_delivered_total counter
 proscenium_events_delivered_total 0
-# HELP proscenium_output_bytes_total Bytes of output delivered to actors.
+# HELP proscenium_output_bytes_total Bytes of output read for actors, line ends and what was skipped included.
 # TYPE proscenium_output_bytes_total counter
 proscenium_output_bytes_total{stream="stderr"} 0
 proscenium_output_bytes_total{stream="stdout"} 0

@@ -146,7 +146,10 @@ func TestT27OutputWithoutEnd(t *testing.T) {
 // blocked waits until the process has come to use no more processor time.
 func blocked(t *testing.T, h *handler.Handler, id uint64) {
 	t.Helper()
-	for same := 0; same < 5; {
+	for same, deadline := 0, time.Now().Add(time.Minute); same < 5; {
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d goes on computing", id)
+		}
 		s, err := h.Status(id)
 		if err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,6 +23,32 @@ import (
 // what can be written cannot be executed, in whatever way.
 
 func init() { attacks["execute"] = attackExecute }
+
+// TestNoJIT: with it no memory is writable and executable, or no program starts.
+func TestNoJIT(t *testing.T) {
+	testenv.NoLeaks(t)
+	const script = "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC); print('executable')"
+	_, err := os.Stat("/usr/bin/python3")
+	testenv.Need(t, "programs", err == nil, "python3 is not installed; hack/test names the packages")
+	for _, noJIT := range []bool{false, true} {
+		cmd := testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/python3", "-c", script)
+		cmd.Isolation.NoJIT = noJIT
+		out, err := cmd.CombinedOutput()
+		var lacking *isolate.UnsupportedError
+		switch text := string(out); {
+		case !noJIT:
+			if text != "executable\n" {
+				t.Errorf("without it: %v: %s", err, text)
+			}
+		case errors.As(err, &lacking): // before Linux 6.3
+			if lacking.Since != "6.3" || !strings.Contains(err.Error(), "no_jit") {
+				t.Error(err)
+			}
+		case !strings.Contains(text, "PermissionError"):
+			t.Errorf("%v: %s", err, text)
+		}
+	}
+}
 
 // TestOnlyAllowedProgramsRun: programs that start programs do not get at others.
 func TestOnlyAllowedProgramsRun(t *testing.T) {

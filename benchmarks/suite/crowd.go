@@ -177,7 +177,7 @@ func (s *suite) crowdTalks(table string) error {
 	}
 	s.report.note(table, "%d processes were started in %.1f s, one after the other, while those before talked", s.crowd, time.Since(begin).Seconds())
 	stop := s.watch(fmt.Sprintf("%d talking", s.crowd))
-	time.Sleep(min(s.talk/10, time.Second)) // the starts are over
+	s.sleep(min(s.talk/10, time.Second)) // the starts are over
 	counting.Store(true)
 	s.sleep(s.talk)
 	counting.Store(false)

@@ -91,7 +91,7 @@ func (s *suite) writeFilter() error {
 // limitFiles are those that a leaf sets, in either layout.
 var limitFiles = []string{
 	"memory.max", "memory.swap.max", "memory.oom.group", "cpu.max", "pids.max", // v2
-	"memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "cpu.cfs_period_us", "cpu.cfs_quota_us", // v1
+	"memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.kmem.tcp.limit_in_bytes", "cpu.cfs_period_us", "cpu.cfs_quota_us", // v1
 }
 
 // limitArgs are what our own leaves are, for the C programs (../programs/leaf.h): it

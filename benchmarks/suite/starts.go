@@ -73,12 +73,13 @@ func follow(begin time.Time, cmd *launcher.Cmd, cell *handler.Cell) (x started, 
 
 // alone waits, outside of the time, for the removal of the leaf, so that a start
 // disturbs no other. The floor does so too.
-func alone(x started, err error) (started, error) {
+func (s *suite) alone(x started, err error) (started, error) {
 	for err == nil && x.leaf != "" { // the only sign of the removal is the directory's absence
-		if _, err := os.Stat(x.leaf); err != nil {
+		if _, gone := os.Stat(x.leaf); gone != nil {
 			break
 		}
 		time.Sleep(50 * time.Microsecond)
+		err = s.ctx.Err()
 	}
 	return x, err
 }
@@ -88,7 +89,7 @@ func alone(x started, err error) (started, error) {
 func (s *suite) cold(table, name, status string, spec isolate.Spec) mode {
 	warm := false
 	return mode{name, 1, func() (time.Duration, error) {
-		x, err := alone(s.start(spec))
+		x, err := s.alone(s.start(spec))
 		if warm && status != "" && err == nil {
 			s.report.add(table, status, "ms", milliseconds(x.status))
 		}
@@ -103,7 +104,7 @@ const (
 	oursHostNet = "proscenium, host's network"
 	oursWarm    = "proscenium, warm cell, until the status"
 
-	// As the peers are: none of them sets limits.
+	// As the peers are, of which none sets limits itself.
 	unlimited     = "proscenium, without limits"
 	unlimitedWarm = "proscenium, without limits, warm cell, until the status"
 
@@ -115,7 +116,7 @@ func (s *suite) starts(table string) error {
 	modes := []mode{
 		s.cold(table, ours, oursStatus, isolate.Hardened()),
 		s.cold(table, oursHostNet, "", isolate.Spec{Network: isolate.NetworkHost}),
-		{oursWarm, 1, func() (time.Duration, error) { x, err := alone(s.warmStart(s.group)); return x.status, err }},
+		{oursWarm, 1, func() (time.Duration, error) { x, err := s.alone(s.warmStart(s.group)); return x.status, err }},
 		{unlimited, 1, func() (time.Duration, error) { x, err := s.startIn(nil, isolate.Hardened()); return x.gone, err }},
 		{unlimitedWarm, 1, func() (time.Duration, error) { x, err := s.warmStart(nil); return x.status, err }},
 	}

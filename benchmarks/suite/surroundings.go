@@ -43,7 +43,7 @@ func (s *suite) some(table, name string, start func() (time.Duration, error)) er
 }
 
 func (s *suite) hardened() (time.Duration, error) {
-	x, err := alone(s.start(isolate.Hardened()))
+	x, err := s.alone(s.start(isolate.Hardened()))
 	return x.gone, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -67,7 +68,6 @@ func (d *doctor) examine() {
 	d.userNamespaces()
 	d.proc()
 	group := d.groups()
-	d.landlock()
 	d.start(group)
 	if group != nil {
 		group.Close()
@@ -83,11 +83,12 @@ func (d *doctor) kernel() {
 	if major > 5 || major == 5 && minor >= 15 {
 		d.ok("kernel", "Linux %s", release)
 	} else {
-		d.lacking("kernel", "Linux "+release+" is older than 5.15, which is tested", "the features below decide; a newer kernel is safer")
+		d.lacking("kernel", "Linux "+release+" is older than 5.15, for which this is made", "the features below decide; a newer kernel is safer")
 	}
 	for _, f := range isolate.Features {
 		err := f.Probe()
 		switch {
+		case err == nil && !f.Tried() && f.Without != "": // groups looks
 		case err == nil && f.Tried():
 			d.ok(f.Name, "Linux %s", f.Since)
 		case err == nil:
@@ -116,12 +117,14 @@ func (d *doctor) userNamespaces() {
 		d.ok("identity", "uid %d: programs keep it", os.Geteuid())
 	}
 	host, err := isolate.ThisHost()
-	switch {
-	case err != nil:
+	if err != nil {
 		d.missing("this host", err.Error(), "/proc must be mounted")
-	case host.ForeignGroups > 0:
+		return
+	}
+	if host.ForeignGroups > 0 {
 		d.lacking("identity", fmt.Sprintf("%d supplementary groups, which programs keep: an ordinary user cannot drop them", host.ForeignGroups), "start this process without any, as by setpriv --clear-groups or a service's SupplementaryGroups=")
-	case host.CoreSocket:
+	}
+	if host.CoreSocket {
 		d.lacking("no cores", "kernel.core_pattern is a socket, which gets a program's core whatever RLIMIT_CORE is", "sysctl -w kernel.core_pattern=core, or a pipe")
 	}
 }
@@ -151,16 +154,15 @@ func (d *doctor) groups() *cgroup.Group {
 	}
 	defer leaf.Close()
 	d.ok("limits", "%s", strings.Join(leaf.Enforced(), "; "))
-	return g
-}
-
-func (d *doctor) landlock() {
-	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno != 0 {
-		d.lacking("Landlock", "the second line behind the view of the file system is not there ("+errno.Error()+")", "a kernel from 5.19 on with lsm=landlock,…; the view itself does not need it")
-		return
+	if leaf.File() != nil {
+		const name = "cgroup.kill"
+		if _, err := os.Stat(filepath.Join(leaf.Path(), name)); err != nil {
+			d.lacking(name, "each process of a program is killed by itself, PID 1 of its namespace with them", err.Error()+": Linux has it since 5.14")
+		} else {
+			d.ok(name, "everything of a program is killed at once")
+		}
 	}
-	d.ok("Landlock", "ABI %d", abi)
+	return g
 }
 
 // start is the proof: a program in the default profile.

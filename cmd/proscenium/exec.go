@@ -70,7 +70,7 @@ func (f *programFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.net, "net", "none", "none: an empty network; host: the host's")
 	flags.StringVar(&f.limits, "limits", "enforced", "none: run without memory, CPU and process limits, and say so in the report")
 	flags.StringVar(&f.runAs, "run-as", "", "UID[:GID] that the program has on the host, where that is root's to choose (default 65534)")
-	flags.BoolVar(&f.noJIT, "no-jit", false, "refuse executable anonymous memory (breaks node and java)")
+	flags.BoolVar(&f.noJIT, "no-jit", false, "refuse executable anonymous memory, from Linux 6.3 on (breaks node, java and grep -P)")
 }
 
 // find is the program's path: as given if it has a slash, else looked for in
@@ -196,8 +196,8 @@ func execCommand() *cobra.Command {
 		Short: "Run one program isolated and limited, its stdio passed through",
 		Long: `exec runs one program as an actor's would be run: in namespaces of its own, inside
 limits, seeing only what it needs. Its exit status is ours; 128+n when signal n
-ended it, 125 when we failed before it started, 126 when it is not executable,
-127 when it is not found.
+ended it, 125 when we failed before it started or could not write the report, 126
+when it is not executable, 127 when it is not found.
 
 The program inherits no environment and no descriptor but 0, 1 and 2.
 

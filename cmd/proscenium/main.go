@@ -32,6 +32,8 @@ type failure struct {
 func (f failure) Error() string { return f.err.Error() }
 func (f failure) Unwrap() error { return f.err }
 
+// exitUsage is of a command line that is not understood; exec and plan have exitFailed
+// for it, for 2 may be the program's own.
 const exitUsage = 2
 
 // Main runs the command line and returns its exit status.
@@ -50,7 +52,7 @@ with a file system in which only the allowed programs exist.`,
 	}
 	root.AddCommand(runCommand(), execCommand(), planCommand(), doctorCommand(), auditCommand())
 	root.SetArgs(args)
-	err := root.Execute()
+	cmd, err := root.ExecuteC()
 	var code exitCode
 	var f failure
 	switch {
@@ -64,5 +66,8 @@ with a file system in which only the allowed programs exist.`,
 	}
 	fmt.Fprintln(os.Stderr, "proscenium:", err)
 	fmt.Fprintln(os.Stderr, "Try `proscenium --help`.")
+	if name := cmd.Name(); name == "exec" || name == "plan" {
+		return exitFailed
+	}
 	return exitUsage
 }

@@ -43,7 +43,7 @@ func (f *programFlags) request(args []string) (request, error) {
 
 // ociFields are where a configuration says what these flags say.
 var ociFields = []struct{ flag, field string }{
-	{"profile", "root"}, {"allow", "root"}, {"ro", "mounts"}, {"rw", "mounts"}, {"dir", "process.cwd"}, {"env", "process.env"}, {"net", "linux.namespaces"},
+	{"profile", "root"}, {"allow", "root"}, {"need", "root"}, {"run-as", "linux.uidMappings"}, {"ro", "mounts"}, {"rw", "mounts"}, {"dir", "process.cwd"}, {"env", "process.env"}, {"net", "linux.namespaces"},
 }
 
 func registerOCI(cmd *cobra.Command, f *programFlags) {

@@ -5,8 +5,8 @@
 // theater:simple/process-handlers, with the canonical ABI's lowered signatures,
 // in either of the two naming schemes that tools emit (abi.go), or a component of
 // the same interfaces (component.go, package wit/component). Plain Go guests
-// bring wasi_snapshot_preview1, of which they get clocks, random numbers and
-// stderr (preview1.go), and nothing that reaches the host; components get as much
+// bring wasi_snapshot_preview1, of which they get clocks, random numbers, short
+// sleeps, and stdout and stderr into the log (preview1.go), and nothing that reaches the host; components get as much
 // of WASI 0.2 (package wit/wasi).
 //
 // One actor is one instance, called by one goroutine at a time. Its state lives

@@ -95,18 +95,6 @@ func (l *Lifter) spend(n uint64) error {
 	return nil
 }
 
-// Bytes lifts a list<u8>.
-func (l *Lifter) Bytes(ptr, n uint32) ([]byte, error) {
-	view, err := l.Memory.View(ptr, n)
-	if err != nil {
-		return nil, err
-	}
-	if err := l.spend(uint64(n)); err != nil {
-		return nil, err
-	}
-	return append(make([]byte, 0, n), view...), nil
-}
-
 // String lifts a string, which must be valid UTF-8 and may contain NUL.
 func (l *Lifter) String(ptr, n uint32) (string, error) {
 	if err := l.Memory.check("string", ptr, uint64(n)); err != nil {

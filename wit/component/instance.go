@@ -76,12 +76,11 @@ func (c *Compiled) check() error {
 type Instance struct {
 	*Compiled
 	steps    []api.Module
-	all      []api.Module // in the order in which they were made
 	lowerers map[[2]coreItem]*canon.Lowerer
 }
 
 // Instantiate makes an instance; start functions of its modules run. There can be
-// one at a time in a runtime. Close it, whatever comes of it.
+// one at a time in a runtime, whose Close ends it.
 func (c *Compiled) Instantiate(ctx context.Context) (*Instance, error) {
 	i := &Instance{Compiled: c, lowerers: map[[2]coreItem]*canon.Lowerer{}}
 	ctx = experimental.WithMemoryAllocator(ctx, c.host.Allocator)
@@ -123,7 +122,6 @@ func (i *Instance) byNumber(name string) api.Module {
 func (i *Instance) instantiate(ctx context.Context, m wazero.CompiledModule, resolve experimental.ImportResolver) (api.Module, error) {
 	made, err := i.runtime.InstantiateModule(experimental.WithImportResolver(ctx, resolve), m, wazero.NewModuleConfig().WithName("").WithStartFunctions())
 	if err == nil {
-		i.all = append(i.all, made)
 	}
 	return made, err
 }
@@ -145,10 +143,7 @@ func (i *Instance) makeTrampolines(ctx context.Context) (all []*bound, err error
 		all = append(all, t)
 		b.NewFunctionBuilder().WithGoFunction(api.GoFunc(t.enter), t.params, t.results).Export(strconv.Itoa(n))
 	}
-	m, err := b.Instantiate(ctx)
-	if err == nil {
-		i.all = append(i.all, m)
-	}
+	_, err = b.Instantiate(ctx)
 	return all, err
 }
 
@@ -209,14 +204,4 @@ func (i *Instance) Function(iface, name string) (f Function, ok bool) {
 	}
 	f.Guest = i.lowerer(l.memory, l.realloc)
 	return f, true
-}
-
-// Close ends an instance, its modules in the reverse order.
-func (i *Instance) Close(ctx context.Context) error {
-	var errs []error
-	for _, m := range slices.Backward(i.all) {
-		errs = append(errs, m.Close(ctx))
-	}
-	i.all = nil
-	return errors.Join(errs...)
 }

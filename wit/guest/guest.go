@@ -62,7 +62,7 @@ type Status struct {
 	Running   bool
 	ExitCode  int32   // if it is not running
 	StartTime uint64  // milliseconds since 1970
-	CPU       float32 // percent of one core since the last Status
+	CPU       float32 // percent of one core since an os-status at least 20 ms ago
 	Memory    uint64  // bytes
 }
 

@@ -144,7 +144,7 @@ struct theater_status {
 		int32_t value;
 	} exit_code;
 	uint64_t start_time;   /* milliseconds since 1970 */
-	float cpu_usage;       /* percent of one core since the last os-status */
+	float cpu_usage;       /* percent of one core since an os-status at least 20 ms ago */
 	uint64_t memory_usage; /* bytes */
 };
 THEATER_LAYOUT(struct theater_status, 48, 8);
