@@ -8,7 +8,7 @@ type Batch struct {
 }
 
 // A BatchSink takes many events in one call, of the streams that it wants so. A
-// batch has what one read gave, at most about maxBatch bytes and one event more:
+// batch has what one read gave, or several that waited together, at most about maxBatch bytes and one event more:
 // nothing waits for it to become full.
 type BatchSink interface {
 	Sink

@@ -160,11 +160,11 @@ func (r *reader) next() error {
 
 func (r *reader) takeFrom(fd uintptr) (done bool) {
 	b, n := (*buffer)(nil), 0
-	if !r.bulky {
+	if !r.bulky || r.allowed <= bulk {
 		b = smallBuffers.Get().(*buffer)
 		n, r.err = fill(int(fd), b.data[:min(r.allowed, bulk)])
 	}
-	if r.bulky || n == bulk && r.allowed > bulk {
+	if b == nil || n == bulk && r.allowed > bulk {
 		small := b
 		b = largeBuffers.Get().(*buffer)
 		if small != nil {
@@ -260,7 +260,12 @@ const quick = time.Millisecond
 // this processor's cache.
 func (h *Handler) enqueue(s *stream, c chunk) {
 	h.mu.Lock()
-	if s.queued || !h.quick || h.delivering || len(h.ready) > 0 || h.closed {
+	if h.busy(s) && len(c.data) >= joined {
+		h.mu.Unlock() // nobody waits for a copy; and nobody else appends to this stream
+		c.keep()
+		h.mu.Lock()
+	}
+	if h.busy(s) {
 		s.wait(c)
 		if !s.queued {
 			s.queued = true
@@ -272,34 +277,46 @@ func (h *Handler) enqueue(s *stream, c chunk) {
 	s.queued, h.delivering = true, true
 	s.chunks = append(s.chunks, c)
 	h.mu.Unlock()
-	err := h.turn(s)
+	if err := h.turn(s); err != nil {
+		h.fail(err)
+	}
 	h.mu.Lock()
 	h.delivering = false
 	if len(h.ready) > 0 || h.closed {
 		h.wake.Signal()
 	}
 	h.mu.Unlock()
-	if err != nil {
-		h.fail(err)
-	}
 }
 
-// wait lets a chunk wait for its turn; h.mu is held. Small ones are joined: of a program
-// that writes byte by byte, each would take more than is counted for it.
+// busy is whether what a stream has read has to wait; h.mu is held.
+func (h *Handler) busy(s *stream) bool {
+	return s.queued || !h.quick || h.delivering || len(h.ready) > 0 || h.closed
+}
+
+// Less than joined bytes that wait are joined, up to bulk: of a program that writes byte by
+// byte, each would take more than is counted for it.
+const joined = 512
+
+// wait lets a chunk wait for its turn; h.mu is held.
 func (s *stream) wait(c chunk) {
-	if c.buffer != nil && c.counted < readSize {
-		// The first may be delivered just now.
-		if n := len(s.chunks) - 1; n > 0 && s.chunks[n].buffer == nil && len(s.chunks[n].data)+len(c.data) <= keptFrom {
-			s.chunks[n].data = append(s.chunks[n].data, c.data...)
-			s.chunks[n].counted += c.counted
+	if n := len(s.chunks) - 1; n > 0 && len(c.data) < joined && c.buffer != nil { // the first may be delivered just now
+		if last := &s.chunks[n]; last.buffer == nil && len(last.data)+len(c.data) <= bulk {
+			last.data = append(last.data, c.data...)
+			last.counted += c.counted
 			c.buffer.free()
 			return
 		}
-		b := c.buffer
+	}
+	c.keep()
+	s.chunks = append(s.chunks, c)
+}
+
+// keep takes a chunk out of a buffer that is not counted whole.
+func (c *chunk) keep() {
+	if b := c.buffer; b != nil && c.counted < readSize {
 		c.data, c.buffer = bytes.Clone(c.data), nil
 		b.free()
 	}
-	s.chunks = append(s.chunks, c)
 }
 
 // push appends to the ready list; h.mu is held.

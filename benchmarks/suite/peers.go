@@ -109,11 +109,14 @@ func (s *suite) limitArgs(bare bool) (args []string, err error) {
 	}
 	add := func(option, dir string) {
 		above := filepath.Dir(dir)
-		args = append(args, option, above)
+		var limits []string
 		for _, file := range limitFiles {
 			if value, err := os.ReadFile(filepath.Join(dir, file)); err == nil {
-				args = append(args, "-s", fmt.Sprintf("%s/%%s/%s=%s", above, file, strings.TrimSpace(string(value))))
+				limits = append(limits, "-s", fmt.Sprintf("%s/%%s/%s=%s", above, file, strings.TrimSpace(string(value))))
 			}
+		}
+		if len(limits) > 0 || !bare {
+			args = slices.Concat(args, []string{option, above}, limits)
 		}
 	}
 	if f := leaf.File(); f != nil && !(bare && len(joined) > 0) {
