@@ -63,10 +63,10 @@ func (g *guest) expect(t *testing.T, want string) {
 	}
 }
 
-// TestTheLastOneCleansUp: of many instances in one group, such as those that one
-// shell has started, nothing is left, whoever is the last; not of those that were
-// killed either. Who was in the group is there again.
-func TestTheLastOneCleansUp(t *testing.T) {
+// withUnified is the layout of a host with cgroup v2, which CI has both beside v1
+// controllers and pure.
+func withUnified(t *testing.T) layout {
+	t.Helper()
 	l, err := detect()
 	if err != nil {
 		t.Fatal(err)
@@ -74,6 +74,14 @@ func TestTheLastOneCleansUp(t *testing.T) {
 	if l.unified == nil {
 		t.Skip("no cgroup2 is mounted")
 	}
+	return l
+}
+
+// TestTheLastOneCleansUp: of many instances in one group, such as those that one
+// shell has started, nothing is left, whoever is the last; not of those that were
+// killed either. Who was in the group is there again.
+func TestTheLastOneCleansUp(t *testing.T) {
+	l := withUnified(t)
 	group := filepath.Join(l.unified.dir(), fmt.Sprintf("shell-%d", os.Getpid()))
 	if err := os.Mkdir(group, 0o755); err != nil {
 		t.Fatal(err)
@@ -164,13 +172,7 @@ func TestCloseAmidARemoval(t *testing.T) {
 // TestTheDyingAreWaitedFor: a process that dies with its owner, in the owner's
 // supervisor leaf, does not keep the next instance from removing that.
 func TestTheDyingAreWaitedFor(t *testing.T) {
-	l, err := detect()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l.unified == nil {
-		t.Skip("supervisor leaves are cgroup v2's")
-	}
+	l := withUnified(t)
 	defer func(d time.Duration) { dyingTimeout = d }(dyingTimeout)
 	dyingTimeout = 10 * time.Second
 	for range 10 {
@@ -209,13 +211,7 @@ func TestTheDyingAreWaitedFor(t *testing.T) {
 // TestOldNewsOfAGroup: the kernel tells of changes late when they come one upon the
 // other, and awaitEmpty does not take the news of a birth for that of an end.
 func TestOldNewsOfAGroup(t *testing.T) {
-	l, err := detect()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l.unified == nil {
-		t.Skip("no cgroup2 is mounted")
-	}
+	l := withUnified(t)
 	dir := filepath.Join(l.unified.dir(), fmt.Sprintf("news-%d", os.Getpid()))
 	other := dir + "-other"
 	for _, dir := range []string{dir, other} {

@@ -177,27 +177,23 @@ func (r *reader) takeFrom(fd uintptr) (done bool) {
 		}
 		n += m
 	}
-	if n > 0 {
-		r.bulky = n >= bulk
+	if n == 0 {
+		b.free()
+		if r.err == unix.EAGAIN && r.stream.foreign.Load() {
+			r.err = io.EOF
+		}
+		return r.err != unix.EAGAIN
 	}
+	r.bulky = n >= bulk
+	r.got = chunk{data: b.data[:n], counted: n, buffer: b}
 	switch {
-	case n == 0:
-		b.free()
 	case n < keptFrom:
-		r.got = chunk{data: b.data[:n], counted: n, buffer: b}
-		return true
 	case r.allowed == readSize:
-		r.got = chunk{data: b.data[:n], counted: readSize, buffer: b}
-		return true
+		r.got.counted = readSize
 	default: // the whole buffer would be more than is allowed
-		r.got = chunk{data: bytes.Clone(b.data[:n]), counted: n}
-		b.free()
-		return true
+		r.got.keep()
 	}
-	if r.err == unix.EAGAIN && r.stream.foreign.Load() {
-		r.err = io.EOF
-	}
-	return r.err != unix.EAGAIN
+	return true
 }
 
 // A reader that got bulk bytes looks for more before it passes on what it has, up to

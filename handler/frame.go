@@ -61,7 +61,8 @@ func newFramer(mode Mode, size int, skipped func(n int)) framer {
 	return rawFramer{size}
 }
 
-// rawFramer passes on what was read, by one read or several that waited, at most size bytes at a time.
+// rawFramer passes on what was read, by one read or several that waited, at most
+// size bytes at a time.
 type rawFramer struct{ size int }
 
 func (f rawFramer) write(p []byte, emit emit) error {

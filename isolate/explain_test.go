@@ -47,6 +47,7 @@ func TestHostsAreRecognised(t *testing.T) {
 		"not masked":                {map[string]string{"/proc/self/mountinfo": wholeProc}, proc, unix.EPERM, nil, ""},
 		"an old kernel":             {nil, `openat2(AT_FDCWD, "/tmp", {flags=O_PATH}, 24)`, unix.ENOSYS, []string{"openat2", "Linux 5.6"}, "openat2"},
 		"an old engine":             {nil, "close_range(3, 4294967295, CLOSE_RANGE_CLOEXEC)", unix.EPERM, []string{"close_range", "filter"}, "close_range"},
+		"no_jit on an old kernel":   {nil, "prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0)", unix.EINVAL, []string{"no_jit", "Linux 6.3"}, "no_jit (PR_SET_MDWE)"},
 		"no privilege":              {nil, `mount_setattr(3, "", AT_EMPTY_PATH)`, unix.EPERM, nil, ""},
 		"an old engine's mounts":    {map[string]string{"/proc/self/status": "Name:\tx\nSeccomp:\t2\n"}, `mount_setattr(3, "", AT_EMPTY_PATH)`, unix.EPERM, []string{"5.12"}, "mount_setattr"},
 		"something else":            {map[string]string{"/proc/sys/user/max_user_namespaces": "0"}, `openat2(AT_FDCWD, "/nowhere", {}, 24)`, unix.ENOENT, nil, ""},

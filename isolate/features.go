@@ -64,7 +64,6 @@ var Features = []Feature{
 	{Name: "session keyrings", Since: "2.6.18", Why: "keys of the host are not the program's", Without: "a kernel without keys has none to share; one that only refuses the call is an error", calls: []string{"keyctl"}, anybody: true, probe: probeCall(unix.SYS_KEYCTL, ^uintptr(0))},
 	{Name: "pidfd_open", Since: "5.3", Why: "the ends of init and launcher are seen by it", calls: []string{"pidfd_open"}, anybody: true, probe: probeCall(unix.SYS_PIDFD_OPEN, ^uintptr(0), 0)},
 	{Name: "Landlock, version 2", Since: "5.19", Why: "a second line behind the view of the file system", Without: "the view alone holds, and the report of a start says so", anybody: true, probe: landlockThere},
-	{Name: "cgroup.kill", Since: "5.14", Why: "everything of a program is killed at once", Without: "the death of PID 1 takes its namespace along"},
 	{Name: "sealing a memfd's mode (MFD_EXEC, F_SEAL_EXEC)", Since: "6.3", Why: "the launcher's image stays executable whatever vm.memfd_noexec says", Without: "it is sealed against writing alone", anybody: true, probe: sealsMode},
 }
 

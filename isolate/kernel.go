@@ -43,9 +43,9 @@ var ThisHost = sync.OnceValues(func() (Host, error) {
 		Privileged: os.Geteuid() == 0,
 		UID:        os.Geteuid(),
 		GID:        os.Getegid(),
-		Landlock:   landlockVersion(),
 		Files:      hostFiles{os.DirFS("/").(fileSystem)},
 	}
+	h.Landlock, _ = landlockVersion()
 	if groups, err := os.Getgroups(); err == nil && !h.Privileged {
 		h.ForeignGroups = len(slices.DeleteFunc(groups, func(g int) bool { return g == h.GID }))
 	}

@@ -13,22 +13,17 @@ import (
 // Landlock says a second time, by other code of the kernel, what the mounts say:
 // only allowed programs and their dynamic linker can be executed, and only what
 // is writable can be changed; from version 6 on (Linux 6.12) signals and abstract
-// sockets do not leave the cell. See landlock(7). It is never the reason to show more: what it lets be
-// (libraries that are mapped, programs given to the dynamic linker, memfds) the
-// view and the filter stop.
+// sockets do not leave the cell. See landlock(7). It is never the reason to show
+// more: what it lets be (libraries that are mapped, programs given to the dynamic
+// linker, memfds) the view and the filter stop.
 
 // leastLandlock is the first version that lets a file be moved to another
 // directory: before it, a git in a cell would fail.
 const leastLandlock = 2 // Linux 5.19
 
-// landlockVersion asks the kernel: 0 where Landlock is not built, not enabled
+// landlockVersion asks the kernel: 0 and why where Landlock is not built, not enabled
 // (the boot parameter lsm=), or refused to us.
-func landlockVersion() int {
-	version, _ := askLandlock()
-	return version
-}
-
-func askLandlock() (version int, err error) {
+func landlockVersion() (version int, err error) {
 	v, _, errno := unix.RawSyscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
 		return 0, errno
@@ -37,7 +32,7 @@ func askLandlock() (version int, err error) {
 }
 
 func landlockThere() error {
-	version, err := askLandlock()
+	version, err := landlockVersion()
 	if err == nil && version < leastLandlock {
 		return unix.ENOSYS
 	}

@@ -114,12 +114,7 @@ func TestForkersAreReplaced(t *testing.T) {
 // groups, which only init joins, before.
 func TestLimitsComeBehindStageOne(t *testing.T) {
 	testenv.NoLeaks(t)
-	l, err := launcher.Start(launcher.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	cmd := l.Command(context.Background(), "/usr/bin/true")
+	cmd := testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/true")
 	leaf, err := testenv.Group(t).Begin("behind", cgroup.Limits{})
 	if err != nil {
 		t.Fatal(err)

@@ -88,7 +88,6 @@ func (d *doctor) kernel() {
 	for _, f := range isolate.Features {
 		err := f.Probe()
 		switch {
-		case err == nil && !f.Tried() && f.Without != "": // groups looks
 		case err == nil && f.Tried():
 			d.ok(f.Name, "Linux %s", f.Since)
 		case err == nil:

@@ -120,10 +120,7 @@ func (i *Instance) byNumber(name string) api.Module {
 }
 
 func (i *Instance) instantiate(ctx context.Context, m wazero.CompiledModule, resolve experimental.ImportResolver) (api.Module, error) {
-	made, err := i.runtime.InstantiateModule(experimental.WithImportResolver(ctx, resolve), m, wazero.NewModuleConfig().WithName("").WithStartFunctions())
-	if err == nil {
-	}
-	return made, err
+	return i.runtime.InstantiateModule(experimental.WithImportResolver(ctx, resolve), m, wazero.NewModuleConfig().WithName("").WithStartFunctions())
 }
 
 // bound is a trampoline of an instance.
