@@ -13,12 +13,19 @@ import (
 // poller, as package os makes one, which takes such files and then costs two more system
 // calls each. It is closed once, by who knows that nobody else uses it.
 type file struct {
-	fd   int
-	path string
+	fd        int
+	dir, name string // of which a path is made only when somebody asks
 }
 
 // root is where absolute paths are opened.
-var root = file{unix.AT_FDCWD, ""}
+var root = file{fd: unix.AT_FDCWD}
+
+func (f file) path() string {
+	if f.dir == "" {
+		return f.name
+	}
+	return filepath.Join(f.dir, f.name)
+}
 
 func openFile(path string, flags int) (file, error) { return root.open(path, flags) }
 
@@ -26,14 +33,14 @@ func write(dir, name, text string) error { return root.write(filepath.Join(dir, 
 
 // open opens what is in a directory.
 func (f file) open(name string, flags int) (file, error) {
-	path := filepath.Join(f.path, name)
+	in := f.path()
 	for {
 		fd, err := unix.Openat(f.fd, name, flags|unix.O_CLOEXEC, 0)
 		if err == nil {
-			return file{fd, path}, nil
+			return file{fd, in, name}, nil
 		}
 		if err != unix.EINTR {
-			return file{-1, path}, &os.PathError{Op: "open", Path: path, Err: err}
+			return file{fd: -1}, &os.PathError{Op: "open", Path: filepath.Join(in, name), Err: err}
 		}
 	}
 }
@@ -48,7 +55,7 @@ func (f file) content(b *[4096]byte) ([]byte, error) {
 			return b[:n], nil
 		}
 		if err != unix.EINTR {
-			return nil, &os.PathError{Op: "read", Path: f.path, Err: err}
+			return nil, &os.PathError{Op: "read", Path: f.path(), Err: err}
 		}
 	}
 }
@@ -60,7 +67,7 @@ func (f file) put(text string) error {
 			return nil
 		}
 		if err != unix.EINTR {
-			return &os.PathError{Op: "write", Path: f.path, Err: err}
+			return &os.PathError{Op: "write", Path: f.path(), Err: err}
 		}
 	}
 }

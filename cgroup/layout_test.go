@@ -159,10 +159,10 @@ func TestSwapThatNobodyCounts(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := Limits{}.WithDefaults()
-		if _, err := l.legacySettings(nil, []string{combined}); err != nil {
+		if _, err := l.legacySettings(func(string) file { return file{} }, []string{combined}); err != nil {
 			t.Errorf("%q, accounted: %v", text, err)
 		}
-		if _, err := l.legacySettings(nil, nil); (err != nil) != swapping {
+		if _, err := l.legacySettings(func(string) file { return file{} }, nil); (err != nil) != swapping {
 			t.Errorf("%q, not accounted: %v", text, err)
 		}
 	}

@@ -26,10 +26,8 @@ type Leaf struct {
 
 	mu       sync.Mutex // guards the descriptors against use after Close
 	closed   bool
-	unified  *os.File        // the v2 directory
-	groups   map[string]file // of v1, by controller
-	open     []file          // each of them once
-	tasks    []*os.File
+	unified  *os.File // the v2 directory
+	legacy   []file   // the v1 directories, as they stand in Group.places
 	stats    statFiles
 	oom      *oomWatch // v1 only
 	enforced []string
@@ -63,7 +61,7 @@ func (g *Group) Begin(name string, limits Limits) (_ *Leaf, err error) {
 	if err := limits.Check(); err != nil {
 		return nil, fmt.Errorf("cgroup: %w", err)
 	}
-	l := &Leaf{name: name, limits: limits.WithDefaults(), group: g, joins: len(g.places), groups: map[string]file{}}
+	l := &Leaf{name: name, limits: limits.WithDefaults(), group: g, joins: len(g.places)}
 	l.path = filepath.Join(g.places[0], name)
 	if g.unified != nil {
 		l.joins--
@@ -75,7 +73,7 @@ func (g *Group) Begin(name string, limits Limits) (_ *Leaf, err error) {
 			rmdir(l.path)
 			return nil, fmt.Errorf("cgroup: leaf %s: %w", name, err)
 		}
-		l.unified = os.NewFile(uintptr(dir.fd), dir.path)
+		l.unified = os.NewFile(uintptr(dir.fd), l.path)
 	}
 	return l, nil
 }
@@ -98,36 +96,24 @@ func (l *Leaf) makeLegacy() error {
 		l.made = true
 		places := l.group.places
 		for _, place := range places[len(places)-l.joins:] {
-			if l.notMade = l.makeBelow(place); l.notMade != nil {
+			path := filepath.Join(place, l.name)
+			if l.notMade = l.make(path); l.notMade != nil {
 				break
 			}
+			var dir file
+			if dir, l.notMade = openFile(path, unix.O_PATH|unix.O_DIRECTORY); l.notMade != nil {
+				break
+			}
+			l.legacy = append(l.legacy, dir)
 		}
 	}
 	return l.notMade
 }
 
-// makeBelow makes the v1 group of the controllers that have this place.
-func (l *Leaf) makeBelow(place string) error {
-	path := filepath.Join(place, l.name)
-	if err := l.make(path); err != nil {
-		return err
-	}
-	dir, err := openFile(path, unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	l.open = append(l.open, dir)
-	for controller, at := range l.group.controllers {
-		if at == place {
-			l.groups[controller] = dir
-		}
-	}
-	tasks, err := dir.open("tasks", unix.O_WRONLY)
-	if err != nil {
-		return err
-	}
-	l.tasks = append(l.tasks, os.NewFile(uintptr(tasks.fd), tasks.path))
-	return nil
+// of is the group of a v1 controller.
+func (l *Leaf) of(controller string) file {
+	places := l.group.places
+	return l.legacy[slices.Index(places[len(places)-l.joins:], l.group.controllers[controller])]
 }
 
 // Ready puts every limit in force, or says why one is not.
@@ -168,9 +154,10 @@ func (l *Leaf) limit(g *Group) (err error) {
 		}
 		step("limits set")
 		l.describe(g)
-		return l.stats.openUnified(l.v2())
+		l.stats = unifiedFiles(l.v2())
+		return nil
 	}
-	settings, err := l.limits.legacySettings(l.groups, g.optional)
+	settings, err := l.limits.legacySettings(l.of, g.optional)
 	if err != nil {
 		return err
 	}
@@ -185,18 +172,12 @@ func (l *Leaf) limit(g *Group) (err error) {
 	}
 	step("limits set")
 	l.describe(g)
-	accounts, unified := l.groups["cpuacct"], g.unified != nil
-	if unified {
-		accounts = l.v2()
-	}
-	if err := l.stats.openLegacy(l.groups["memory"], l.groups["cpu"], accounts, l.groups["pids"], unified); err != nil {
-		return err
-	}
+	l.stats = l.legacyFiles()
 	kill := func() { l.Kill() }
 	if l.limits.KillOne {
 		kill = nil
 	}
-	l.oom, err = g.oom.watch(l.groups["memory"], kill)
+	l.oom, err = g.oom.watch(l.of("memory"), kill)
 	return err
 }
 
@@ -235,17 +216,27 @@ func (l *Leaf) Limits() Limits { return l.limits }
 // where there is no v2. It stays the leaf's.
 func (l *Leaf) File() *os.File { return l.unified }
 
-func (l *Leaf) v2() file { return file{int(l.unified.Fd()), l.path} }
+func (l *Leaf) v2() file { return file{fd: int(l.unified.Fd()), name: l.path} }
 
-// Tasks makes the v1 groups, if that is yet to be done, and gives their tasks files,
-// open for writing. They stay the leaf's.
-func (l *Leaf) Tasks() ([]*os.File, error) {
+// Tasks makes the v1 groups, if that is yet to be done, and opens their tasks files
+// for writing, which are the caller's to close.
+func (l *Leaf) Tasks() (tasks []*os.File, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.makeLegacy(); err != nil {
+	err = l.makeLegacy()
+	for i := 0; err == nil && i < len(l.legacy); i++ {
+		var f file
+		if f, err = l.legacy[i].open("tasks", unix.O_WRONLY); err == nil {
+			tasks = append(tasks, os.NewFile(uintptr(f.fd), f.path()))
+		}
+	}
+	if err != nil {
+		for _, f := range tasks {
+			f.Close()
+		}
 		return nil, fmt.Errorf("cgroup: leaf %s: %w", l.name, err)
 	}
-	return l.tasks, nil
+	return tasks, nil
 }
 
 // TasksCount is how many of them there will be.
@@ -316,10 +307,7 @@ func (l *Leaf) Close() error {
 	l.closed = true
 	l.oom.close()
 	l.stats.close()
-	for _, f := range l.tasks {
-		f.Close()
-	}
-	for _, dir := range l.open {
+	for _, dir := range l.legacy {
 		dir.close()
 	}
 	if l.unified != nil {

@@ -129,7 +129,7 @@ type setting struct {
 }
 
 func (s setting) verify() error {
-	b, err := readFile(filepath.Join(s.group.path, s.name))
+	b, err := readFile(filepath.Join(s.group.path(), s.name))
 	if err != nil {
 		return fmt.Errorf("reading a limit back: %w", err)
 	}
@@ -176,7 +176,7 @@ func (l Limits) writeUnified(mount, group string, leaf file) ([]setting, error) 
 		Memory: &cgroup2.Memory{Max: &memory},
 		Pids:   &cgroup2.Pids{Max: l.Pids},
 	}
-	dir := leaf.path
+	dir := leaf.path()
 	settings := []setting{
 		{leaf, "memory.max", strconv.FormatInt(memory, 10)},
 		{leaf, "cpu.max", fmt.Sprintf("%d %d", quota, period)},
@@ -218,20 +218,20 @@ const combined = "memory.memsw.limit_in_bytes"
 // it finds each file from the root, and offers it to the runtime's poller, and each is
 // then found once more to be read back. The whole tree dies when memory runs out because
 // the leaf listens: see oom.go.
-func (l Limits) legacySettings(groups map[string]file, optional []string) ([]setting, error) {
+func (l Limits) legacySettings(of func(controller string) file, optional []string) ([]setting, error) {
 	if !slices.Contains(optional, combined) && swapOn() {
 		return nil, errors.New("this host swaps, and its kernel does not account swap to memory groups (boot it with swapaccount=1): a memory limit would not hold")
 	}
 	memory := strconv.FormatInt(l.Memory, 10)
 	settings := []setting{
-		{groups["memory"], "memory.limit_in_bytes", memory},
+		{of("memory"), "memory.limit_in_bytes", memory},
 		// The period first: for a moment, the quota would be too large over another.
-		{groups["cpu"], "cpu.cfs_period_us", strconv.FormatInt(l.CPUPeriod.Microseconds(), 10)},
-		{groups["cpu"], quota, strconv.FormatInt(l.quota().Microseconds(), 10)},
-		{groups["pids"], "pids.max", strconv.FormatInt(l.Pids, 10)},
+		{of("cpu"), "cpu.cfs_period_us", strconv.FormatInt(l.CPUPeriod.Microseconds(), 10)},
+		{of("cpu"), quota, strconv.FormatInt(l.quota().Microseconds(), 10)},
+		{of("pids"), "pids.max", strconv.FormatInt(l.Pids, 10)},
 	}
 	for _, name := range optional {
-		settings = append(settings, setting{groups["memory"], name, memory})
+		settings = append(settings, setting{of("memory"), name, memory})
 	}
 	return settings, nil
 }

@@ -165,7 +165,7 @@ func (e *oomEvents) close() {
 // watch calls kill when the group is out of memory, or a victim of one above it that
 // is. Without a kill it only counts.
 func (e *oomEvents) watch(group file, kill func()) (*oomWatch, error) {
-	w := &oomWatch{events: e, group: group.path, kill: kill, more: make(chan struct{}, 1), done: make(chan struct{})}
+	w := &oomWatch{events: e, group: group.path(), kill: kill, more: make(chan struct{}, 1), done: make(chan struct{})}
 	control, err := group.open(oomControl, unix.O_RDONLY)
 	if err != nil {
 		return nil, err

@@ -38,38 +38,49 @@ type Stat struct {
 	CPUPressure, MemoryPressure, IOPressure Pressure
 }
 
-// statFiles are what a leaf is measured by: two files that stay open, and groups.
+// statFiles are what a leaf is measured by.
 type statFiles struct {
-	opened           bool
-	legacy           bool
-	nanoseconds      bool // usage is v1's
-	usage, used      file // v2: cpu.stat, memory.current; v1: cpuacct.usage, memory.usage_in_bytes
-	memory           file
-	cpu, pids        file
-	pressure         *file // v2's; nil: there is none
-	peakFile, events string
+	legacy            bool
+	memory, cpu, pids file
+	accounts          file // of CPU time
+	pressure          bool // accounts is of v2, and says what was waited for
+
+	usageName, usedName, peakName, eventsName string
+
+	// What is asked for again and again stays open from the first time on: of most
+	// programs nobody asks before their end.
+	opened      bool
+	usage, used file
 }
 
-func (s *statFiles) openUnified(group file) error {
-	*s = statFiles{memory: group, cpu: group, pids: group, pressure: &group, peakFile: "memory.peak", events: "memory.events"}
-	return s.open(group, "cpu.stat", "memory.current")
+func unifiedFiles(group file) statFiles {
+	return statFiles{memory: group, cpu: group, pids: group, accounts: group, pressure: true,
+		usageName: "cpu.stat", usedName: "memory.current", peakName: "memory.peak", eventsName: "memory.events"}
 }
 
-// openLegacy takes accounts from the group of cpuacct, or of v2 where there is one.
-func (s *statFiles) openLegacy(memory, cpu, accounts, pids file, unified bool) error {
-	*s = statFiles{legacy: true, nanoseconds: !unified, memory: memory, cpu: cpu, pids: pids, peakFile: "memory.max_usage_in_bytes", events: oomControl}
-	usage := "cpuacct.usage"
-	if unified {
-		usage, s.pressure = "cpu.stat", &accounts
+// legacyUsage is in nanoseconds and says nothing else.
+const legacyUsage = "cpuacct.usage"
+
+// legacyFiles takes CPU time from the group of v2 where there is one.
+func (l *Leaf) legacyFiles() statFiles {
+	s := statFiles{legacy: true, memory: l.of("memory"), cpu: l.of("cpu"), pids: l.of("pids"),
+		usedName: "memory.usage_in_bytes", peakName: "memory.max_usage_in_bytes", eventsName: oomControl}
+	if l.unified != nil {
+		s.accounts, s.pressure, s.usageName = l.v2(), true, "cpu.stat"
+	} else {
+		s.accounts, s.usageName = l.of("cpuacct"), legacyUsage
 	}
-	return s.open(accounts, usage, "memory.usage_in_bytes")
+	return s
 }
 
-func (s *statFiles) open(accounts file, usage, used string) (err error) {
-	if s.usage, err = accounts.open(usage, unix.O_RDONLY); err != nil {
+func (s *statFiles) open() (err error) {
+	if s.opened {
+		return nil
+	}
+	if s.usage, err = s.accounts.open(s.usageName, unix.O_RDONLY); err != nil {
 		return err
 	}
-	if s.used, err = s.memory.open(used, unix.O_RDONLY); err != nil {
+	if s.used, err = s.memory.open(s.usedName, unix.O_RDONLY); err != nil {
 		s.usage.close()
 		return err
 	}
@@ -97,17 +108,20 @@ func (l *Leaf) Usage() (Usage, error) {
 }
 
 func (l *Leaf) usageInto(b *[4096]byte) (u Usage, err error) {
-	if l.closed || !l.stats.opened {
+	if l.closed || !l.ready || l.notReady != nil {
 		return u, os.ErrClosed
+	}
+	if err := l.stats.open(); err != nil {
+		return u, err
 	}
 	text, err := l.stats.usage.content(b)
 	if err != nil {
 		return u, err
 	}
-	if l.stats.nanoseconds {
+	if l.stats.usageName == legacyUsage {
 		ns, err := number(text)
 		if err != nil {
-			return u, fmt.Errorf("%s: %w", l.stats.usage.path, err)
+			return u, fmt.Errorf("%s: %w", l.stats.usage.path(), err)
 		}
 		u.CPU = time.Duration(ns)
 	} else {
@@ -117,7 +131,7 @@ func (l *Leaf) usageInto(b *[4096]byte) (u Usage, err error) {
 		return u, err
 	}
 	if u.Memory, err = number(text); err != nil {
-		return u, fmt.Errorf("%s: %w", l.stats.used.path, err)
+		return u, fmt.Errorf("%s: %w", l.stats.used.path(), err)
 	}
 	return u, nil
 }
@@ -142,8 +156,8 @@ func (l *Leaf) Stat() (Stat, error) {
 		}
 		return text
 	}
-	s.MemoryPeak, _ = number(read(f.memory, f.peakFile)) // absent before 5.19
-	events := read(f.memory, f.events)
+	s.MemoryPeak, _ = number(read(f.memory, f.peakName)) // absent before 5.19
+	events := read(f.memory, f.eventsName)
 	s.OOMKills, s.OOMs = field(events, "oom_kill"), field(events, "oom")
 	if f.legacy {
 		s.OOMs = l.oom.own()
@@ -159,10 +173,10 @@ func (l *Leaf) Stat() (Stat, error) {
 	} else {
 		s.ThrottledTime = time.Duration(field(cpu, "throttled_usec")) * time.Microsecond
 	}
-	if f.pressure != nil {
+	if f.pressure {
 		for name, p := range map[string]*Pressure{"cpu.pressure": &s.CPUPressure, "memory.pressure": &s.MemoryPressure, "io.pressure": &s.IOPressure} {
 			var e error
-			*p, e = pressure(*f.pressure, name, b)
+			*p, e = pressure(f.accounts, name, b)
 			err = errors.Join(err, e)
 		}
 	}

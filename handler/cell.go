@@ -72,7 +72,8 @@ type Cell struct {
 	Leaf     *cgroup.Leaf // nil: by explicit request there are no limits
 	Enforced []string     // what holds, in words
 
-	cmd     *launcher.Cmd
+	cmd     *launcher.Cmd // until the start: its plan is not kept
+	process *launcher.Process
 	killOne bool
 	started time.Time
 	grace   time.Duration
@@ -132,6 +133,7 @@ func (c *Cell) Start(budgets Budgets) error {
 		return err
 	}
 	c.Enforced = slices.Clone(c.cmd.Plan.Enforced)
+	c.process, c.cmd = c.cmd.Process, nil
 	if c.Leaf != nil {
 		c.Enforced = append(c.Enforced, c.Leaf.Enforced()...)
 	} else {
@@ -145,7 +147,7 @@ func (c *Cell) Start(budgets Budgets) error {
 		c.Enforced = append(c.Enforced, fmt.Sprintf("cpu time: %v", budgets.CPU))
 		c.watchCPU(budgets.CPU)
 	}
-	c.cmd.Process.Then(c.wait)
+	c.process.Then(c.wait)
 	return nil
 }
 
@@ -234,7 +236,7 @@ func (c *Cell) Kill(why Reason) error {
 func (c *Cell) send(sig syscall.Signal, why Reason) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err := c.cmd.Process.Signal(sig)
+	err := c.process.Signal(sig)
 	if !errors.Is(err, os.ErrProcessDone) && c.intent == "" {
 		c.intent = why
 	}
@@ -243,10 +245,10 @@ func (c *Cell) send(sig syscall.Signal, why Reason) error {
 
 // Signal sends a signal to the program itself. After the end it is
 // os.ErrProcessDone.
-func (c *Cell) Signal(sig syscall.Signal) error { return c.cmd.Process.Signal(sig) }
+func (c *Cell) Signal(sig syscall.Signal) error { return c.process.Signal(sig) }
 
 // Pid is the program's id in the host's namespace, for people.
-func (c *Cell) Pid() (int, error) { return c.cmd.Process.Pid() }
+func (c *Cell) Pid() (int, error) { return c.process.Pid() }
 
 // Gone is closed when nothing of the program is left and Wait would not wait.
 func (c *Cell) Gone() <-chan struct{} { return c.done }
@@ -259,7 +261,7 @@ func (c *Cell) Wait() Result {
 }
 
 func (c *Cell) wait() {
-	state := c.cmd.Process.Wait()
+	state := c.process.Wait()
 	r := Result{ExitCode: state.ExitCode(), Signal: state.Signal(), Wall: time.Since(c.started)}
 	if r.Signal != 0 {
 		r.ExitCode = 128 + int(r.Signal)
@@ -276,11 +278,13 @@ func (c *Cell) wait() {
 	for _, t := range c.timers {
 		t.Stop()
 	}
+	if c.Leaf != nil {
+		// What follows the end does not wait for it; nor does who waits for the end, for
+		// he is begun with last and so comes first.
+		go c.Leaf.Close()
+	}
 	close(c.done)
 	c.mu.Unlock()
-	if c.Leaf != nil {
-		go c.Leaf.Close() // what follows the end does not wait for it
-	}
 }
 
 // reason decides between causes that may have raced. Where the whole tree dies

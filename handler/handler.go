@@ -231,7 +231,7 @@ func (h *Handler) begin(id uint64) {
 	for _, s := range p.streams {
 		go s.read()
 	}
-	p.cell.cmd.Process.Then(p.end)
+	p.cell.process.Then(p.end)
 	if closed || draining { // in the meantime
 		p.cell.Kill(Killed)
 	}

@@ -23,9 +23,10 @@ type Plan struct {
 	// all that can be done before it is known that the start goes on; then Program,
 	// which starts the program and waits for it.
 	StageOne, SetUp, Program Sequence
-	// FreshNetwork is a forker that makes the network namespace ahead, off
-	// the path of the start; else stage one's clone does.
-	FreshNetwork bool
+	// FreshNetwork is a network namespace that a forker has made, off the path of
+	// the start; else stage one's clone makes it. One that is UsedNetwork may be a dead
+	// program's, if it is as good as new: the filter has let that program do little.
+	FreshNetwork, UsedNetwork bool
 	// InTemplate is a start that finds its root made.
 	InTemplate bool
 	// Enforced is what holds once the program runs.
@@ -69,7 +70,7 @@ func (p *Plan) String() string {
 	if p.privileged {
 		fmt.Fprintf(&b, "host: request to a forker, with uid %d and gid %d\n", p.uid, p.gid)
 	}
-	for line := range strings.Lines(ForkerSetUp().String() + Forker(p.privileged, p.FreshNetwork).String()) {
+	for line := range strings.Lines(ForkerSetUp().String() + Forker(p.privileged, p.forkerNetwork()).String()) {
 		b.WriteString("forker: " + line)
 	}
 	for line := range strings.Lines(p.StageOne.String()) {
@@ -79,6 +80,13 @@ func (p *Plan) String() string {
 		b.WriteString("init: " + line)
 	}
 	return b.String()
+}
+
+func (p *Plan) forkerNetwork() ForkerNetwork {
+	if p.FreshNetwork {
+		return FreshNetwork
+	}
+	return LauncherNetwork
 }
 
 // TreesPerMessage is how many of them travel in one message: the kernel takes
@@ -280,6 +288,7 @@ func (c *compiler) compile() error {
 		return err
 	}
 	c.plan.FreshNetwork, c.plan.InTemplate = c.freshNetwork(), c.given.Template
+	c.plan.UsedNetwork = c.freshNetwork() && c.spec.Seccomp == SeccompHardened
 	c.enforced()
 	return nil
 }

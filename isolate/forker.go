@@ -33,14 +33,29 @@ import (
 
 // ForkerRequests is where a forker's requests come from. A request has
 // ForkRequestDescriptors descriptors, always, which are stdin, stdout, stderr, where
-// the host listens, and the v2 control group or any other for none. They find their
-// places by themselves: a descriptor that is received has the lowest free number.
+// the host listens, the v2 control group and the network namespace, or any other for
+// none. They find their places by themselves: a descriptor that is received has the
+// lowest free number.
 const (
 	ForkerRequests         = 4
-	ForkRequestDescriptors = 5
+	ForkRequestDescriptors = 6
 
 	forkerGroup     = 5
+	forkerNetwork   = 6
 	forkRequestSize = 24
+)
+
+// A ForkerNetwork is where the children of a forker find themselves.
+type ForkerNetwork int
+
+const (
+	// LauncherNetwork is the launcher's network namespace.
+	LauncherNetwork ForkerNetwork = iota
+	// FreshNetwork is one of each child's own, made ahead, for that one takes longer
+	// than all others together.
+	FreshNetwork
+	// GivenNetwork is what comes with the request.
+	GivenNetwork
 )
 
 // ForkerSetUp is what a forker does once, before it reads its plan.
@@ -61,11 +76,9 @@ func ForkerSetUp() *Sequence {
 	}}
 }
 
-// Forker is the plan of one: with a fresh network namespace for each of its
-// children, made ahead, for that one takes longer than all others together; or in
-// the launcher's. Host and launcher, which are both privileged or neither, make the
-// same.
-func Forker(privileged, freshNetwork bool) *Sequence {
+// Forker is the plan of one. Host and launcher, which are both privileged or neither,
+// make the same.
+func Forker(privileged bool, network ForkerNetwork) *Sequence {
 	s := &Sequence{failed: RecordForkFailed}
 	first := func(call *Call) { s.Init = append(s.Init, call) }
 	child := func(call *Call) { s.Child = append(s.Child, call) }
@@ -73,7 +86,7 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 	first(setTimer(0))
 	first(sys("close_range", num(0), num(ForkerRequests-1), num(0)))
 	first(sys("close_range", num(ForkerRequests+1), num(0xffffffff), num(0)))
-	if freshNetwork {
+	if network == FreshNetwork {
 		// A failure is told to the next request, of which there then is no child: see
 		// IsAhead.
 		first(sys("unshare", flags("CLONE_NEWNET")))
@@ -86,9 +99,12 @@ func Forker(privileged, freshNetwork bool) *Sequence {
 	control := &block{bytes: make([]byte, unix.CmsgSpace(4*ForkRequestDescriptors))}
 	iov := &block{words: []Arg{at(args, 0, ""), num(8), at(ids, 0, ""), num(16)}}
 	message := &block{words: []Arg{null, num(0), at(iov, 0, ""), num(2), at(control, 0, ""), num(int64(len(control.bytes))), num(0)}}
-	s.serves = sys("recvmsg", num(ForkerRequests), at(message, 0, "{flags, ids, SCM_RIGHTS=[5 descriptors]}"), num(0))
+	s.serves = sys("recvmsg", num(ForkerRequests), at(message, 0, "{flags, ids, SCM_RIGHTS=[6 descriptors]}"), num(0))
 	first(s.serves.tolerate(forkRequestSize))
-	first(sys("dup3", num(forkerGroup), num(forkerGroup+1), num(0))) // are they complete?
+	first(sys("dup3", num(forkerNetwork), num(forkerNetwork+1), num(0))) // are they complete?
+	if network == GivenNetwork {
+		first(sys("setns", num(forkerNetwork), flags("CLONE_NEWNET")))
+	}
 	first(setTimer(forkerPatience))
 
 	if clone3() == nil {

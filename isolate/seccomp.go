@@ -53,6 +53,7 @@ const (
 	allow   = unix.SECCOMP_RET_ALLOW
 	refuse  = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 	unknown = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+	nowhere = unix.SECCOMP_RET_ERRNO | uint32(unix.ENODEV)
 	kill    = unix.SECCOMP_RET_KILL_PROCESS
 )
 
@@ -69,6 +70,7 @@ const (
 	checkPrlimit
 	checkRename
 	checkSetrlimit
+	checkSetsockopt // where there is no network
 	checkShmat
 	checkSocket
 	checkSocketNetlink // and NETLINK_ROUTE
@@ -98,6 +100,7 @@ var conditional = map[string]check{
 	"prlimit64":   checkPrlimit,
 	"renameat2":   checkRename,
 	"setrlimit":   checkSetrlimit,
+	"setsockopt":  checkSetsockopt,
 	"shmat":       checkShmat,
 	"shmget":      checkHugeSegment,
 	"socket":      checkSocket,
@@ -172,8 +175,13 @@ func ranges(table []syscallEntry, network Network) []verdictRange {
 			add(next, verdict{action: unknown})
 		}
 		v := e.verdict()
-		if v.check == checkSocket && network == NetworkHost {
-			v.check = checkSocketNetlink
+		if network == NetworkHost {
+			switch v.check {
+			case checkSocket:
+				v.check = checkSocketNetlink
+			case checkSetsockopt:
+				v = verdict{action: allow}
+			}
 		}
 		add(e.number, v)
 		next = e.number + 1
@@ -321,6 +329,23 @@ func (a *assembler) check(c check) {
 	case checkSetrlimit:
 		a.load(argLow(0))
 		a.is(unix.RLIMIT_CORE, no, yes)
+	case checkSetsockopt:
+		// A member of a multicast group is announced by the kernel, which goes on when the
+		// program is dead, and counts it: the network namespace would not be as it was
+		// made. The answer is that of a machine without an interface. See package launcher.
+		version4, either, none := a.label(), a.label(), a.place(verdict{action: nowhere})
+		a.load(argLow(1))
+		a.is(unix.IPPROTO_IP, version4, next)
+		a.is(unix.IPPROTO_IPV6, next, yes)
+		a.load(argLow(2))
+		a.is(unix.IPV6_JOIN_GROUP, none, either)
+		a.at[version4] = len(a.code)
+		a.load(argLow(2))
+		a.is(unix.IP_ADD_MEMBERSHIP, none, next)
+		a.is(unix.IP_ADD_SOURCE_MEMBERSHIP, none, next)
+		a.at[either] = len(a.code)
+		a.is(joinGroup, none, next)
+		a.is(joinSourceGroup, none, yes)
 	case checkShmat: // a segment that is written must not be executed
 		without(2, shmExec)
 	case checkHugeMap: // memory.max does not count huge pages: hugetlb.rst
@@ -366,6 +391,9 @@ const (
 	shmExec   = 0x8000 // SHM_EXEC, shmat(2)
 
 	shmHugeTLB = 0o4000 // SHM_HUGETLB, shmget(2)
+
+	joinGroup       = 42 // MCAST_JOIN_GROUP, linux/in.h
+	joinSourceGroup = 46 // MCAST_JOIN_SOURCE_GROUP
 )
 
 // tree is a binary search over the ranges, with A = the number.

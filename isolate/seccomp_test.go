@@ -100,6 +100,12 @@ func expected(table []syscallEntry, network Network, number uint32, args [6]uint
 		return permit(uint32(args[3])&0x40000 == 0)
 	case "renameat2":
 		return permit(uint32(args[4])&4 == 0)
+	case "setsockopt":
+		level, option := uint32(args[1]), uint32(args[2])
+		if network == NetworkNone && (level == 0 && slices.Contains([]uint32{35, 39, 42, 46}, option) || level == 41 && slices.Contains([]uint32{20, 42, 46}, option)) {
+			return unix.SECCOMP_RET_ERRNO | uint32(unix.ENODEV)
+		}
+		return allow
 	case "socketpair":
 		return permit(args[0] == 1)
 	case "socket":
@@ -112,7 +118,7 @@ func expected(table []syscallEntry, network Network, number uint32, args [6]uint
 
 // TestFilterAnswersAsTheRules: every number and the corners of the arguments.
 func TestFilterAnswersAsTheRules(t *testing.T) {
-	values := []uint64{0, 1, 2, 3, 4, 5, 6, 7, 17, 58, 59, 0x8000, 9, 10, 11, 15, 16, 17, 0x5411, 0x5412, 0x5413, 0x541c, 0x541d, 0x80, 0x10000, 0x20000, 0x40000, 0x40022, 0x20008, 0x02000000, 0x10000000, 0x7e020000, 0x40000000, 0o100, 0o101, 0o200000, 0o20000000, 0o20200002, 0o777, 0o1777, 0o2000, 0o2755, 0o4000, 0o6755, 0o104755, 0xfffffffe, 0xffffffff, ^uint64(0)}
+	values := []uint64{0, 1, 2, 3, 4, 5, 6, 7, 17, 58, 59, 0x8000, 9, 10, 11, 15, 16, 17, 20, 35, 39, 40, 41, 42, 46, 0x5411, 0x5412, 0x5413, 0x541c, 0x541d, 0x80, 0x10000, 0x20000, 0x40000, 0x40022, 0x20008, 0x02000000, 0x10000000, 0x7e020000, 0x40000000, 0o100, 0o101, 0o200000, 0o20000000, 0o20200002, 0o777, 0o1777, 0o2000, 0o2755, 0o4000, 0o6755, 0o104755, 0xfffffffe, 0xffffffff, ^uint64(0)}
 	for _, v := range slices.Clone(values) {
 		values = append(values, v|1<<32)
 	}
@@ -141,6 +147,7 @@ func TestFilterAnswersAsTheRules(t *testing.T) {
 				for _, b := range values {
 					check([6]uint64{a, b, 0})
 					check([6]uint64{a, 1, b})
+					check([6]uint64{0, a, b})
 					check([6]uint64{0, 0, a, b})
 					check([6]uint64{0, 0, 0, a, b})
 				}

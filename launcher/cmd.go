@@ -39,8 +39,8 @@ type Cmd struct {
 	// born, by which its limits hold from the first instruction on. Nil: that of
 	// the launcher's forkers.
 	Cgroup *os.File
-	// CgroupTasks, where set, gives the open tasks files of v1 groups, CgroupCount
-	// of them. Init joins each before it does anything for the program. It is called
+	// CgroupTasks, where set, opens the tasks files of v1 groups, CgroupCount of them,
+	// which Start closes. Init joins each before it does anything for the program. It is called
 	// while the launcher works: the groups can be made meanwhile.
 	CgroupTasks func() ([]*os.File, error)
 	CgroupCount int
@@ -317,6 +317,9 @@ func (c *Cmd) launch() (p *Process, err error) {
 		return p, err
 	}
 	step("plan sent")
+	if c.Plan.UsedNetwork && p.network < 0 && c.launcher.networks != nil {
+		p.network = networkOfProcess(p.init)
+	}
 	if err := p.begun(); err != nil {
 		return p, err
 	}
@@ -325,6 +328,7 @@ func (c *Cmd) launch() (p *Process, err error) {
 	if !p.unlimit() {
 		return p, c.ctx.Err() // cancelled just now: the deadline may be set
 	}
+	p.plan = nil // it explained what failed, and is larger than all else that is kept
 	return p, p.pair.setDeadline(time.Time{})
 }
 
@@ -440,9 +444,14 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	if err != nil {
 		return nil, err
 	}
-	p = &Process{forkers: c.launcher.forkers[plain], pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1}
+	p = &Process{forkers: c.launcher.forkers[plain], pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1, network: -1}
 	if c.Plan.FreshNetwork {
 		p.forkers = c.launcher.forkers[fresh]
+	}
+	if c.Plan.UsedNetwork {
+		if p.network = c.launcher.networks.take(); p.network >= 0 {
+			p.forkers = c.launcher.forkers[again]
+		}
 	}
 	farFile := os.NewFile(uintptr(far), "init's end")
 	defer farFile.Close()
@@ -464,7 +473,7 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 		}
 	}
 	step("stage one's plan sent")
-	if err := c.requestInit(p.forkers, farFile); err != nil {
+	if err := c.requestInit(p, farFile); err != nil {
 		return p, err
 	}
 	farFile.Close()
@@ -515,18 +524,21 @@ func (c *Cmd) because(err error) error {
 	return err
 }
 
-func (c *Cmd) requestInit(forkers *forkers, far *os.File) error {
+func (c *Cmd) requestInit(p *Process, far *os.File) error {
 	// Not by package os, which would offer it to the runtime's poller.
 	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: os.DevNull, Err: err}
 	}
 	defer unix.Close(null)
-	fds := []int{null, null, null, int(far.Fd()), null} // a group that there is not is not looked at
+	fds := []int{null, null, null, int(far.Fd()), null, null} // what there is not is not looked at
 	for i, f := range []*os.File{0: c.Stdin, 1: c.Stdout, 2: c.Stderr, 4: c.Cgroup} {
 		if f != nil {
 			fds[i] = int(f.Fd())
 		}
+	}
+	if p.network >= 0 {
+		fds[5] = p.network
 	}
 	uid, gid, privileged := c.Plan.Credential()
 	if privileged { // else the program could not open /dev/stdout, which is the pipe again
@@ -538,7 +550,7 @@ func (c *Cmd) requestInit(forkers *forkers, far *os.File) error {
 	}
 	request, err := c.Plan.ForkRequest(c.Cgroup != nil)
 	if err == nil {
-		err = c.launcher.request(forkers, request, fds)
+		err = c.launcher.request(p.forkers, request, fds)
 	}
 	if err != nil {
 		return &SetupError{c.Path, "host", "request to the launcher", err}

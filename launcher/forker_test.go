@@ -49,7 +49,7 @@ func startForkerAs(t testing.TB, privileged bool) *aForker {
 	}
 	defer unix.Close(far)
 	f.requests = requests
-	if f.forker, err = startForker(image, far, isolate.Forker(privileged, false)); err != nil {
+	if f.forker, err = startForker(image, far, isolate.Forker(privileged, isolate.LauncherNetwork)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.reap)
@@ -105,7 +105,7 @@ func (f *aForker) ask(request []byte, descriptors int) uint64 {
 		f.Fatal(err)
 	}
 	null := int(f.null.Fd())
-	fds := []int{null, null, null, there, null, null}
+	fds := []int{null, null, null, there, null, null, null}
 	err = f.requests.send(request, fds[:descriptors]...)
 	unix.Close(there)
 	if err != nil {
@@ -150,7 +150,7 @@ func FuzzForker(f *testing.F) {
 	}
 	f.Add(append(bytes.Clone(good), 0), byte(5))
 	f.Fuzz(func(t *testing.T, request []byte, n byte) {
-		descriptors := int(n) % 7
+		descriptors := int(n) % 8
 		request = bytes.Clone(request)
 		inGroup := false
 		if len(request) >= 8 {
@@ -262,7 +262,7 @@ func (f *aForker) stageOne(request []byte) (here *conn, pid int) {
 		f.Fatal(err)
 	}
 	null := int(f.null.Fd())
-	err = f.requests.send(request, null, null, null, there, null)
+	err = f.requests.send(request, null, null, null, there, null, null)
 	unix.Close(there)
 	if err != nil {
 		f.Fatal(err)

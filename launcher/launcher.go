@@ -43,7 +43,8 @@
 // package reexec for what main must do. It is the parent of all and does not start
 // anything itself: a few forkers do, which are processes of init's image: see
 // isolate.Forker. One that is killed is replaced: a start that it had begun fails, and no
-// program suffers.
+// program suffers. The network namespace of a program that is dead and has left nothing in
+// it is the next program's: see networks.
 package launcher
 
 import (
@@ -75,6 +76,7 @@ type Launcher struct {
 
 	profiles profiles
 	maps     idMaps
+	networks *networks // nil: nobody's is used again
 }
 
 // forkers are those that share a socket of requests.
@@ -107,7 +109,7 @@ func Start(Config) (*Launcher, error) {
 		farFile := os.NewFile(uintptr(far), "launcher's end")
 		defer farFile.Close()
 		files = append(files, farFile)
-		l.forkers[kind] = &forkers{requests, isolate.Forker(os.Geteuid() == 0, kind == fresh)}
+		l.forkers[kind] = &forkers{requests, isolate.Forker(os.Geteuid() == 0, networkOf[kind])}
 	}
 	l.process, err = reexec.Start(serverName, &os.ProcAttr{
 		Dir:   "/",
@@ -126,6 +128,9 @@ func Start(Config) (*Launcher, error) {
 		return nil, fmt.Errorf("launcher: %w", os.NewSyscallError("pidfd_open", err))
 	}
 	l.pidfd = os.NewFile(uintptr(pidfd), "launcher's pidfd")
+	if os.Geteuid() == 0 {
+		l.networks = keepNetworks()
+	}
 	var ended context.CancelFunc
 	l.life, ended = context.WithCancel(context.Background())
 	go func() {
@@ -150,6 +155,7 @@ func (l *Launcher) Close() error {
 	<-l.done
 	l.profiles.close()
 	l.maps.forget()
+	l.networks.close()
 	l.pidfd.Close()
 	return nil
 }

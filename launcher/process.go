@@ -33,6 +33,8 @@ type Process struct {
 	ended bool
 	then  []func()
 
+	network int // namespace that is to be used again; -1: none
+
 	made [2]*os.File // namespaces, user and mount, if this makes a template
 
 	state     ProcessState
@@ -217,12 +219,13 @@ func (p *Process) sendGroups(c *Cmd) error {
 	if err != nil {
 		return err
 	}
-	if len(groups) != c.CgroupCount {
-		return fmt.Errorf("launcher: %d v1 groups instead of CgroupCount, %d", len(groups), c.CgroupCount)
-	}
 	var fds []int
 	for _, f := range groups {
+		defer f.Close()
 		fds = append(fds, int(f.Fd()))
+	}
+	if len(groups) != c.CgroupCount {
+		return fmt.Errorf("launcher: %d v1 groups instead of CgroupCount, %d", len(groups), c.CgroupCount)
 	}
 	if err := p.pair.send([]byte{0}, fds...); err != nil {
 		return p.gone("receiving its groups", err)
@@ -347,6 +350,9 @@ func (p *Process) abandon() {
 	if p.pidfd >= 0 {
 		unix.Close(p.pidfd)
 	}
+	if p.network >= 0 {
+		unix.Close(p.network)
+	}
 	for _, f := range p.made {
 		f.Close() // nil, unless nobody took it
 	}
@@ -382,6 +388,7 @@ func (p *Process) follow(ctx context.Context) {
 	}
 	close(p.exited)
 	waitPidfd(p.init)
+	p.launcher.networks.giveBack(p.network)
 	p.pair.Close()
 	p.mu.Lock()
 	unix.Close(p.init)

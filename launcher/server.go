@@ -25,13 +25,16 @@ func init() {
 	reexec.Init()
 }
 
-// Kinds of forkers: their children are in the host's network namespace, or each in
-// one of its own.
+// Kinds of forkers: their children are in the host's network namespace, each in a new
+// one, or in one that was used before.
 const (
 	plain = iota
 	fresh
+	again
 	kinds
 )
+
+var networkOf = [kinds]isolate.ForkerNetwork{plain: isolate.LauncherNetwork, fresh: isolate.FreshNetwork, again: isolate.GivenNetwork}
 
 // firstRequests is the descriptor at which the launcher finds the far end of the
 // socket that the host sends requests of the first kind to; the others follow.
@@ -39,7 +42,7 @@ const firstRequests = 3
 
 // forkersOf is how many starts of a kind are forked at once. A network namespace takes
 // its forker longer than the fork. testenv counts them.
-var forkersOf = [kinds]int{plain: 2, fresh: 4}
+var forkersOf = [kinds]int{plain: 2, fresh: 4, again: 2}
 
 // serve is the launcher: it starts forkers, is the parent of all that they fork, and
 // ends when the host's end of their sockets is gone. Its end kills every init by its
@@ -78,7 +81,7 @@ func serveForkers() error {
 	}
 	privileged := os.Geteuid() == 0
 	start := func(kind int) (*forker, error) {
-		f, err := startForker(image, firstRequests+kind, isolate.Forker(privileged, kind == fresh))
+		f, err := startForker(image, firstRequests+kind, isolate.Forker(privileged, networkOf[kind]))
 		if err == nil {
 			f.kind = kind
 		}
@@ -87,8 +90,8 @@ func serveForkers() error {
 	var forkers []*forker
 	for kind, number := range forkersOf {
 		unix.CloseOnExec(firstRequests + kind)
-		if kind == fresh && !privileged {
-			continue // an ordinary user has no right to make one, but in a user namespace
+		if kind != plain && !privileged {
+			continue // an ordinary user has no right to make or enter one, but in a user namespace
 		}
 		for range number {
 			f, err := start(kind)

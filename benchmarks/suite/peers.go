@@ -123,6 +123,7 @@ func (s *suite) limitArgs(bare bool) (args []string, err error) {
 		add("-u", f.Name())
 	}
 	for _, tasks := range joined {
+		tasks.Close()
 		dir := filepath.Dir(tasks.Name())
 		add("-l", dir)
 		if _, err := os.Stat(filepath.Join(dir, "memory.oom_control")); err == nil && !bare {

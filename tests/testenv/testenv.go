@@ -143,9 +143,10 @@ func holdings() held {
 	entries, _ := os.ReadDir("/proc/self/fd")
 	for _, e := range entries {
 		target, err := os.Readlink("/proc/self/fd/" + e.Name())
-		// The launcher keeps templates, a bounded number, for the next start.
-		template := strings.HasPrefix(target, "user:[") || strings.HasPrefix(target, "mnt:[")
-		if err == nil && !template {
+		// The launcher keeps templates and network namespaces, a bounded number of each,
+		// for the next start.
+		kept := strings.HasPrefix(target, "user:[") || strings.HasPrefix(target, "mnt:[") || strings.HasPrefix(target, "net:[")
+		if err == nil && !kept {
 			h.descriptors = append(h.descriptors, strings.Split(target, ":")[0])
 		}
 	}
@@ -192,10 +193,10 @@ func (h held) more(before held) string {
 	return strings.Join(leaks, "; ")
 }
 
-// Forkers waits until the launcher has all of its forkers, which stay: six of
+// Forkers waits until the launcher has all of its forkers, which stay: eight of
 // root's, two of an ordinary user's. Without them it gives none.
 func Forkers(l *launcher.Launcher) []int {
-	want := 6
+	want := 8
 	if os.Geteuid() != 0 {
 		want = 2
 	}
