@@ -272,7 +272,9 @@ func TestMemoryIsTheProgramsOwn(t *testing.T) {
 			if err != nil || h.got < n || h.said != "<nil>" {
 				t.Fatalf("got %d: %s; %v", h.got, h.said, err)
 			}
-			if grown := int(after.Memory) - int(before.Memory); grown < amount*9/10 || grown > 3*amount {
+			// Not all of it: what was not cached of the file yet is charged to the first one
+			// that reads it, some megabytes with the little one.
+			if grown := int(after.Memory) - int(before.Memory); grown < amount*3/4 || grown > 3*amount {
 				t.Errorf("the leaf is charged for %d bytes more", grown)
 			}
 			if grown := host() - hostBefore; grown > slack {

@@ -25,7 +25,8 @@ var gates = func() []gate {
 	list := []gate{
 		ratio("start to exit / the same from C", "Start", ours, 1.35, floor),
 		ratio("start to exit / bubblewrap", "Start", ours, 0.45, bwrapSame, bwrapSimple),
-		ratio("… without limits, as it has none / bubblewrap", "Start", unlimited, 0.45, bwrapSame, bwrapSimple),
+		ratio("… / bubblewrap with the same limits", "Start", ours, 0.45, bwrapSameLimited, bwrapSimpleLimited),
+		ratio("… both without limits", "Start", unlimited, 0.45, bwrapSame, bwrapSimple),
 		ratio("start to exit / nsjail", "Start", ours, 0.40, nsjail),
 		ratio("… without limits / nsjail", "Start", unlimited, 0.40, nsjail),
 		ratio("start to exit / crun", "Start", ours, 0.40, crun),

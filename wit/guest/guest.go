@@ -145,14 +145,7 @@ func Log(msg string) {
 
 // Spawn starts a program.
 func Spawn(c Config) (pid uint64, err error) {
-	args := make([]list, len(c.Args)+1)
-	for i, a := range c.Args {
-		args[i] = fat(a)
-	}
-	env := make([][2]list, len(c.Env)+1)
-	for i, e := range c.Env {
-		env[i] = [2]list{fat(e[0]), fat(e[1])}
-	}
+	args, env := c.lists()
 	some := func(b bool) uint32 {
 		if b {
 			return 1
@@ -168,6 +161,19 @@ func Spawn(c Config) (pid uint64, err error) {
 	runtime.KeepAlive(env)
 	pid = area[1]
 	return pid, result(8)
+}
+
+// lists are arguments and environment as they lie in memory, with one more, so that
+// there is an address where there are none.
+func (c Config) lists() (args []list, env [][2]list) {
+	args, env = make([]list, len(c.Args)+1), make([][2]list, len(c.Env)+1)
+	for i, a := range c.Args {
+		args[i] = fat(a)
+	}
+	for i, e := range c.Env {
+		env[i] = [2]list{fat(e[0]), fat(e[1])}
+	}
+	return args, env
 }
 
 // Limits are those of one process, tighter than the manifest's. Zero fields are the
@@ -201,14 +207,7 @@ type spawnLimited struct {
 
 // SpawnLimited starts a program under tighter limits.
 func SpawnLimited(c Config, l Limits) (pid uint64, err error) {
-	args := make([]list, len(c.Args)+1)
-	for i, a := range c.Args {
-		args[i] = fat(a)
-	}
-	env := make([][2]list, len(c.Env)+1)
-	for i, e := range c.Env {
-		env[i] = [2]list{fat(e[0]), fat(e[1])}
-	}
+	args, env := c.lists()
 	p := &spawnLimited{
 		program:    fat(c.Program),
 		args:       list{uint32(uintptr(unsafe.Pointer(&args[0]))), uint32(len(c.Args))},
