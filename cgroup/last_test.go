@@ -240,3 +240,43 @@ func TestOldNewsOfAGroup(t *testing.T) {
 		}
 	}
 }
+
+// TestThereIsRoomForTheProgram: with a limit of two processes, that of init and the
+// program, limits are in force only once who has cloned init is gone.
+func TestThereIsRoomForTheProgram(t *testing.T) {
+	g, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	if g.Layout() != "unified" {
+		t.Skip("with v1 controllers only init is put into the group")
+	}
+	l, err := g.Begin("narrow", Limits{Pids: MinPids})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, seconds := range []string{"0.3", "60"} {
+		sleep := exec.Command("sleep", seconds)
+		sleep.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(l.File().Fd())}
+		if err := sleep.Start(); err != nil {
+			t.Fatal(err)
+		}
+		reaped := make(chan struct{})
+		go func() {
+			sleep.Wait()
+			close(reaped)
+		}()
+		defer func() {
+			sleep.Process.Kill()
+			<-reaped
+		}()
+	}
+	if err := l.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := os.ReadFile(l.Path() + "/pids.current"); err != nil || string(n) != "1\n" {
+		t.Errorf("%q processes are in the leaf, %v", n, err)
+	}
+}

@@ -155,6 +155,9 @@ func (l *Leaf) limit(g *Group) (err error) {
 		step("limits set")
 		l.describe(g)
 		l.stats = unifiedFiles(l.v2())
+		if l.limits.Pids == MinPids {
+			l.awaitRoom()
+		}
 		return nil
 	}
 	settings, err := l.limits.legacySettings(l.of, g.optional)
@@ -179,6 +182,25 @@ func (l *Leaf) limit(g *Group) (err error) {
 	}
 	l.oom, err = g.oom.watch(l.of("memory"), kill)
 	return err
+}
+
+// awaitRoom waits until at most one process is in the leaf, init. Stage one, which was born
+// here as well and has cloned it, counts until it is dead, and there would be no room for
+// the program. After a second it is the start that fails.
+func (l *Leaf) awaitRoom() {
+	b := buffers.Get().(*[4096]byte)
+	defer buffers.Put(b)
+	deadline := time.Now().Add(time.Second)
+	for wait := 100 * time.Microsecond; time.Now().Before(deadline); wait *= 2 {
+		text, err := l.v2().read("pids.current", b)
+		if err != nil {
+			return
+		}
+		if n, err := number(text); err != nil || n < MinPids {
+			return
+		}
+		time.Sleep(wait)
+	}
 }
 
 // describe says what holds, in words for reports and the audit log: the leaf's

@@ -24,9 +24,13 @@ type Plan struct {
 	// which starts the program and waits for it.
 	StageOne, SetUp, Program Sequence
 	// FreshNetwork is a network namespace that a forker has made, off the path of
-	// the start; else stage one's clone makes it. One that is UsedNetwork may be a dead
-	// program's, if it is as good as new: the filter has let that program do little.
-	FreshNetwork, UsedNetwork bool
+	// the start; else stage one's clone makes it.
+	FreshNetwork bool
+	// UsedNetwork is one that may be a dead program's, if it is as good as new, and be
+	// the next one's: the filter lets the program do little there, and it is shown no
+	// place in which others could have a socket, by which it could send them what holds
+	// the namespace.
+	UsedNetwork bool
 	// InTemplate is a start that finds its root made.
 	InTemplate bool
 	// Enforced is what holds once the program runs.
@@ -288,7 +292,7 @@ func (c *compiler) compile() error {
 		return err
 	}
 	c.plan.FreshNetwork, c.plan.InTemplate = c.freshNetwork(), c.given.Template
-	c.plan.UsedNetwork = c.freshNetwork() && c.spec.Seccomp == SeccompHardened
+	c.plan.UsedNetwork = c.freshNetwork() && c.spec.Seccomp == SeccompHardened && !c.view.mayHaveSockets()
 	c.enforced()
 	return nil
 }

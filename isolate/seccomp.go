@@ -331,13 +331,15 @@ func (a *assembler) check(c check) {
 		a.is(unix.RLIMIT_CORE, no, yes)
 	case checkSetsockopt:
 		// A member of a multicast group is announced by the kernel, which goes on when the
-		// program is dead, and counts it: the network namespace would not be as it was
-		// made. The answer is that of a machine without an interface. See package launcher.
+		// program is dead, and counts it; an exclusive flow label changes for good how the
+		// namespace answers. It would not be as it was made: see package launcher. The
+		// answer is that of a machine without an interface.
 		version4, either, none := a.label(), a.label(), a.place(verdict{action: nowhere})
 		a.load(argLow(1))
 		a.is(unix.IPPROTO_IP, version4, next)
 		a.is(unix.IPPROTO_IPV6, next, yes)
 		a.load(argLow(2))
+		a.is(flowLabel, none, next)
 		a.is(unix.IPV6_JOIN_GROUP, none, either)
 		a.at[version4] = len(a.code)
 		a.load(argLow(2))
@@ -368,6 +370,13 @@ func (a *assembler) check(c check) {
 			a.is(unix.AF_INET6, internet, no)
 		}
 		a.at[internet] = len(a.code)
+		// Of another type protocol 0 is SCTP, which the kernel would load.
+		known := a.label()
+		a.load(argLow(1))
+		a.emit(unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xf}) // without flags
+		a.is(unix.SOCK_STREAM, known, next)
+		a.is(unix.SOCK_DGRAM, known, no)
+		a.at[known] = len(a.code)
 		whole(2)
 		oneOf(0, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6)
 	case checkSocketpair:
@@ -392,6 +401,7 @@ const (
 
 	shmHugeTLB = 0o4000 // SHM_HUGETLB, shmget(2)
 
+	flowLabel       = 32 // IPV6_FLOWLABEL_MGR, linux/in6.h
 	joinGroup       = 42 // MCAST_JOIN_GROUP, linux/in.h
 	joinSourceGroup = 46 // MCAST_JOIN_SOURCE_GROUP
 )

@@ -102,14 +102,14 @@ func expected(table []syscallEntry, network Network, number uint32, args [6]uint
 		return permit(uint32(args[4])&4 == 0)
 	case "setsockopt":
 		level, option := uint32(args[1]), uint32(args[2])
-		if network == NetworkNone && (level == 0 && slices.Contains([]uint32{35, 39, 42, 46}, option) || level == 41 && slices.Contains([]uint32{20, 42, 46}, option)) {
+		if network == NetworkNone && (level == 0 && slices.Contains([]uint32{35, 39, 42, 46}, option) || level == 41 && slices.Contains([]uint32{20, 32, 42, 46}, option)) {
 			return unix.SECCOMP_RET_ERRNO | uint32(unix.ENODEV)
 		}
 		return allow
 	case "socketpair":
 		return permit(args[0] == 1)
 	case "socket":
-		return permit(args[0] == 1 || (args[0] == 2 || args[0] == 10) && slices.Contains([]uint64{0, 1, 6, 17, 58}, args[2]) || network == NetworkHost && args[0] == 16 && args[2] == 0)
+		return permit(args[0] == 1 || (args[0] == 2 || args[0] == 10) && (args[1]&15 == 1 || args[1]&15 == 2) && slices.Contains([]uint64{0, 1, 6, 17, 58}, args[2]) || network == NetworkHost && args[0] == 16 && args[2] == 0)
 	case "clone3", "memfd_create", "memfd_secret", "execveat", "openat2", "io_uring_setup", "io_uring_enter", "io_uring_register":
 		return unknown
 	}
@@ -118,7 +118,7 @@ func expected(table []syscallEntry, network Network, number uint32, args [6]uint
 
 // TestFilterAnswersAsTheRules: every number and the corners of the arguments.
 func TestFilterAnswersAsTheRules(t *testing.T) {
-	values := []uint64{0, 1, 2, 3, 4, 5, 6, 7, 17, 58, 59, 0x8000, 9, 10, 11, 15, 16, 17, 20, 35, 39, 40, 41, 42, 46, 0x5411, 0x5412, 0x5413, 0x541c, 0x541d, 0x80, 0x10000, 0x20000, 0x40000, 0x40022, 0x20008, 0x02000000, 0x10000000, 0x7e020000, 0x40000000, 0o100, 0o101, 0o200000, 0o20000000, 0o20200002, 0o777, 0o1777, 0o2000, 0o2755, 0o4000, 0o6755, 0o104755, 0xfffffffe, 0xffffffff, ^uint64(0)}
+	values := []uint64{0, 1, 2, 3, 4, 5, 6, 7, 17, 58, 59, 0x8000, 9, 10, 11, 15, 16, 17, 20, 32, 33, 35, 39, 40, 41, 42, 46, 0x5411, 0x5412, 0x5413, 0x541c, 0x541d, 0x80, 0x10000, 0x20000, 0x40000, 0x40022, 0x20008, 0x02000000, 0x10000000, 0x7e020000, 0x40000000, 0o100, 0o101, 0o200000, 0o20000000, 0o20200002, 0o777, 0o1777, 0o2000, 0o2755, 0o4000, 0o6755, 0o104755, 0xfffffffe, 0xffffffff, ^uint64(0)}
 	for _, v := range slices.Clone(values) {
 		values = append(values, v|1<<32)
 	}

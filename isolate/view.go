@@ -551,3 +551,16 @@ func (v *view) ordered() []bind {
 	slices.SortFunc(list, func(a, b bind) int { return strings.Compare(a.path, b.path) })
 	return list
 }
+
+// mayHaveSockets says whether a socket of somebody's may be among what is shown, to which
+// a program can connect though it is read-only: whether a directory is that is not the
+// system's.
+func (v *view) mayHaveSockets() bool {
+	for _, b := range v.binds {
+		systems := strings.HasPrefix(b.source, "/usr/") || strings.HasPrefix(b.source, "/etc/")
+		if !b.device && !b.info.Mode().IsRegular() && !(b.info.IsDir() && systems && !b.writable) {
+			return true
+		}
+	}
+	return false
+}

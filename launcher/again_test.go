@@ -2,12 +2,14 @@ package launcher_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/proscenium-dev/proscenium/isolate"
@@ -28,7 +30,7 @@ func useNetwork() {
 				err = fmt.Errorf("there is a network")
 			}
 		case "join": // and is refused
-			err = join()
+			err = errors.Join(join(), label())
 		case "share":
 			err = share(os.Args[2])
 		case "wait":
@@ -65,6 +67,19 @@ func join() error {
 	return nil
 }
 
+func label() error {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	const flowLabelManager = 32 // IPV6_FLOWLABEL_MGR: linux/in6.h
+	if err := unix.SetsockoptString(fd, unix.IPPROTO_IPV6, flowLabelManager, string(make([]byte, 32))); err != unix.ENODEV {
+		return fmt.Errorf("a flow label: %v", err)
+	}
+	return nil
+}
+
 // share sends a socket to whoever listens there.
 func share(path string) error {
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
@@ -77,6 +92,14 @@ func share(path string) error {
 	}
 	_, _, err = c.WriteMsgUnix([]byte("x"), unix.UnixRights(fd), nil)
 	return err
+}
+
+func socketFiles() (a, b *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "a socket"), os.NewFile(uintptr(fds[1]), "a socket"), nil
 }
 
 // TestNetworksAreUsedAgain: a network namespace goes to the next program if nothing was
@@ -149,11 +172,30 @@ func TestNetworksAreUsedAgain(t *testing.T) {
 		t.Errorf("%d network namespaces are kept of two programs", n)
 	}
 
-	run(command("join"), 2*kept, "one that would join a multicast group")
+	run(command("join"), 2*kept, "one that would join a multicast group or have a flow label")
 	run(command("send"), kept, "one that has tried the network")
+	pooled := run(command(), kept, "one more")
+	apart := func(cmd *launcher.Cmd, what string) {
+		t.Helper()
+		if name := run(cmd, kept, what); name == pooled {
+			t.Errorf("%s: it was where others had been", what)
+		}
+	}
 	without := command()
 	without.Isolation.Seccomp = isolate.SeccompNone
-	run(without, kept, "one without a filter")
+	apart(without, "one without a filter")
+	shown := command()
+	shown.Isolation.Mounts = []isolate.Mount{isolate.RO(dir)} // there could be a socket
+	apart(shown, "one that is shown a directory")
+	ours, theirs, err := socketFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	talking := command()
+	talking.Stdin = theirs
+	apart(talking, "one whose stdin is a socket")
+	theirs.Close()
 
 	path := filepath.Join(dir, "socket")
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -176,7 +218,7 @@ func TestNetworksAreUsedAgain(t *testing.T) {
 	}()
 	sharing := command("share", path)
 	sharing.Isolation.Mounts = []isolate.Mount{isolate.RW(dir)}
-	run(sharing, 0, "one whose socket somebody else has")
+	apart(sharing, "one whose socket somebody else has")
 	listener.Close()
 	messages, err := unix.ParseSocketControlMessage(<-received)
 	if err != nil || len(messages) != 1 {
@@ -187,4 +229,41 @@ func TestNetworksAreUsedAgain(t *testing.T) {
 		t.Fatalf("%d descriptors, %v", len(fds), err)
 	}
 	unix.Close(fds[0])
+}
+
+// TestTheHostStaysWhereItIs: the main thread, which /proc shows for the whole process, is
+// not the one that enters the namespaces of dead programs, though the launcher was started
+// by it.
+func TestTheHostStaysWhereItIs(t *testing.T) {
+	testenv.NoLeaks(t)
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan struct{})
+	var elsewhere string
+	var readings sync.WaitGroup
+	readings.Go(func() {
+		for {
+			select {
+			case <-over:
+				return
+			default:
+			}
+			if name, err := os.Readlink("/proc/self/ns/net"); err != nil || name != own {
+				elsewhere = fmt.Sprint(name, err)
+			}
+		}
+	})
+	for range 100 {
+		cmd := testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/true")
+		if err := cmd.Run(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(over)
+	readings.Wait()
+	if elsewhere != "" {
+		t.Errorf("the host was in %s, not in %s", elsewhere, own)
+	}
 }

@@ -313,13 +313,13 @@ func (c *Cmd) launch() (p *Process, err error) {
 			p, err = nil, c.because(err)
 		}
 	}()
+	if p.network < 0 && c.keepsNetwork() {
+		p.network = networkOfProcess(p.init) // as long as it lives for certain
+	}
 	if err := p.sendPlan(cell.program); err != nil {
 		return p, err
 	}
 	step("plan sent")
-	if c.Plan.UsedNetwork && p.network < 0 && c.launcher.networks != nil {
-		p.network = networkOfProcess(p.init)
-	}
 	if err := p.begun(); err != nil {
 		return p, err
 	}
@@ -448,7 +448,7 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	if c.Plan.FreshNetwork {
 		p.forkers = c.launcher.forkers[fresh]
 	}
-	if c.Plan.UsedNetwork {
+	if c.keepsNetwork() {
 		if p.network = c.launcher.networks.take(); p.network >= 0 {
 			p.forkers = c.launcher.forkers[again]
 		}
@@ -498,6 +498,24 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 		return p, err
 	}
 	return p, c.ready()
+}
+
+// keepsNetwork says whether the program's network namespace may be one that was used,
+// and may be used again.
+func (c *Cmd) keepsNetwork() bool {
+	if !c.Plan.UsedNetwork || c.launcher.networks == nil {
+		return false
+	}
+	for _, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
+		if f == nil {
+			continue
+		}
+		var s unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &s); err != nil || s.Mode&unix.S_IFMT == unix.S_IFSOCK {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Cmd) ready() error {

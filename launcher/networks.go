@@ -22,6 +22,12 @@ import (
 //   - a flow label of IPv6, which outlives its socket by seconds.
 //
 // So a program that has tried the network had its namespace to itself, before and after.
+// What holds a namespace and is no socket, an open file of its /proc/net say, is not to be
+// seen. So one is kept only of a program that could give nobody a descriptor: the filter
+// held it, it was shown nothing in which another could have a socket (see
+// isolate.Plan.UsedNetwork), and its stdin, stdout and stderr were none. Of an older
+// namespace the next program sees the age and the name: inode, times and cookie.
+//
 // It takes a kernel that gives a process's namespace by its pidfd (Linux 6.11), and the
 // capability to look at init (CAP_SYS_PTRACE); where one is missing, each program gets a
 // new namespace.
@@ -42,29 +48,44 @@ const maxNetworks = 8
 func keepNetworks() *networks {
 	n := &networks{back: make(chan int, maxNetworks)}
 	begun := make(chan error)
-	n.done.Go(func() {
-		runtime.LockOSThread() // for good: the thread ends with the function
-		own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		begun <- err
-		if err == nil {
-			n.look(own)
-			unix.Close(own)
-		}
-	})
+	n.done.Go(func() { n.keep(begun) })
 	if <-begun != nil {
 		return nil
 	}
 	return n
 }
 
-// look sorts what is given back. Between two of them its thread is where it was born.
-func (n *networks) look(own int) {
+func (n *networks) keep(begun chan<- error) {
+	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		// Where this thread is, the process is for everybody who looks at it in /proc. As
+		// long as it is held, another goroutine has another.
+		another := make(chan error)
+		n.done.Go(func() { n.keep(another) })
+		begun <- <-another
+		runtime.UnlockOSThread()
+		return
+	}
+	own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	begun <- err
+	if err != nil {
+		runtime.UnlockOSThread()
+		return
+	}
+	if n.look(own) {
+		runtime.UnlockOSThread() // else the thread ends with this function
+	}
+	unix.Close(own)
+}
+
+// look sorts what is given back. Between two of them its thread is where it was born,
+// and it says whether that was so to the last.
+func (n *networks) look(own int) (home bool) {
 	b := make([]byte, 32<<10)
+	home = true
 	for fd := range n.back {
 		good := unix.Setns(fd, unix.CLONE_NEWNET) == nil && asNew(b)
-		if err := unix.Setns(own, unix.CLONE_NEWNET); err != nil {
-			good = false
-		}
+		home = unix.Setns(own, unix.CLONE_NEWNET) == nil
 		n.mu.Lock()
 		if good && !n.closed && len(n.clean) < maxNetworks {
 			n.clean = append(n.clean, fd)
@@ -75,6 +96,7 @@ func (n *networks) look(own int) {
 			unix.Close(fd)
 		}
 	}
+	return home
 }
 
 // take gives a namespace in which nobody is, or -1.
@@ -84,7 +106,7 @@ func (n *networks) take() int {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.clean) == 0 {
+	if n.closed || len(n.clean) == 0 {
 		return -1
 	}
 	fd := n.clean[len(n.clean)-1]
@@ -114,14 +136,13 @@ func (n *networks) close() {
 		return
 	}
 	n.mu.Lock()
-	closed := n.closed
-	if n.closed = true; !closed {
+	if !n.closed {
+		n.closed = true
 		close(n.back)
+		closeAll(n.clean) // no more come
 	}
 	n.mu.Unlock()
 	n.done.Wait()
-	closeAll(n.clean)
-	n.clean = nil
 }
 
 // networkOfProcess is the network namespace of the process behind the pidfd, or -1:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -92,9 +93,6 @@ func TestWhatTellsANetwork(t *testing.T) {
 			}
 			return err
 		}},
-		"a multicast group": {false, socket(unix.AF_INET6, unix.SOCK_DGRAM, 0, func(fd int) error {
-			return unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &unix.IPv6Mreq{Multiaddr: [16]byte{0: 0xff, 1: 2, 15: 9}, Interface: 1})
-		})},
 		"a flow label": {true, socket(unix.AF_INET6, unix.SOCK_DGRAM, 0, func(fd int) error {
 			// struct in6_flowlabel_req: destination, label, IPV6_FL_A_GET,
 			// IPV6_FL_S_EXCL, IPV6_FL_F_CREATE, 6 s each to expire and to linger.
@@ -204,6 +202,37 @@ func networkDescriptors(t *testing.T) (n int) {
 		}
 	}
 	return n
+}
+
+// TestTheEndIsWaitedForWithoutDescriptors: what is done behind it, such as giving back a
+// network namespace, must not be done before.
+func TestTheEndIsWaitedForWithoutDescriptors(t *testing.T) {
+	sleep := exec.Command("/usr/bin/sleep", "0.3")
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer sleep.Wait()
+	pidfd, err := unix.PidfdOpen(sleep.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := unix.Rlimit{Cur: 3, Max: limit.Max} // stdin, stdout and stderr
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	waitPidfd(pidfd)
+	over := ended(pidfd, 0)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if !over {
+		t.Error("the process lives")
+	}
 }
 
 // settle waits until all that was given back was looked at, and counts what is kept. It gives back

@@ -412,31 +412,29 @@ func (p *Process) Then(f func()) {
 	p.then = append(p.then, f)
 }
 
-// waitPidfd waits for the end of the process. The poller does, not a thread.
+// waitPidfd waits for the end of the process. The poller does, or a thread where it
+// does not take pidfds, or there is no descriptor for it.
 func waitPidfd(pidfd int) {
 	fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return
+	if err == nil {
+		unix.SetNonblock(fd, true)
+		f := os.NewFile(uintptr(fd), "pidfd")
+		defer f.Close()
+		if raw, err := f.SyscallConn(); err == nil {
+			raw.Read(func(fd uintptr) bool { return ended(int(fd), 0) })
+		}
 	}
-	unix.SetNonblock(fd, true)
-	f := os.NewFile(uintptr(fd), "pidfd")
-	defer f.Close()
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return
-	}
-	err = raw.Read(func(fd uintptr) bool { return ended(int(fd), 0) })
-	if err != nil {
-		ended(pidfd, -1) // the poller does not take pidfds: wait in a thread
+	for !ended(pidfd, -1) {
+		time.Sleep(time.Millisecond) // the kernel is out of memory
 	}
 }
 
-// ended polls a pidfd for up to timeout milliseconds; -1 is for ever.
+// ended polls a pidfd for up to timeout milliseconds; -1 is for ever. True is certain.
 func ended(pidfd, timeout int) bool {
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, timeout)
 		if err != unix.EINTR {
-			return n > 0 || err != nil
+			return n > 0
 		}
 	}
 }

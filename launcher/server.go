@@ -42,7 +42,7 @@ const firstRequests = 3
 
 // forkersOf is how many starts of a kind are forked at once. A network namespace takes
 // its forker longer than the fork. testenv counts them.
-var forkersOf = [kinds]int{plain: 2, fresh: 4, again: 2}
+var forkersOf = [kinds]int{plain: 2, fresh: 4, again: 4}
 
 // serve is the launcher: it starts forkers, is the parent of all that they fork, and
 // ends when the host's end of their sockets is gone. Its end kills every init by its

@@ -193,10 +193,10 @@ func (h held) more(before held) string {
 	return strings.Join(leaks, "; ")
 }
 
-// Forkers waits until the launcher has all of its forkers, which stay: eight of
+// Forkers waits until the launcher has all of its forkers, which stay: ten of
 // root's, two of an ordinary user's. Without them it gives none.
 func Forkers(l *launcher.Launcher) []int {
-	want := 8
+	want := 10
 	if os.Geteuid() != 0 {
 		want = 2
 	}
