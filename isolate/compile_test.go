@@ -382,3 +382,40 @@ func TestLinksInMounts(t *testing.T) {
 		}
 	}
 }
+
+// TestUsedNetwork: who could hand out what holds a network namespace has one of its own.
+func TestUsedNetwork(t *testing.T) {
+	files := tinyHost()
+	files["run/socket"] = &fstest.MapFile{Mode: fs.ModeSocket | 0o666}
+	files["usr/share/job"] = &fstest.MapFile{Mode: fs.ModeDir | 0o755}
+	for what, c := range map[string]struct {
+		spec Spec
+		want bool
+	}{
+		"hardened":                 {Spec{}, true},
+		"all of /usr":              {Spec{View: ViewSystem}, true},
+		"a file":                   {Spec{Mounts: []Mount{RO("/srv/data/file")}}, true},
+		"a directory in memory":    {Spec{Mounts: []Mount{Tmpfs("/job", 4096)}}, true},
+		"a directory":              {Spec{Mounts: []Mount{RO("/srv/data")}}, false},
+		"a socket":                 {Spec{Mounts: []Mount{RO("/run/socket")}}, false},
+		"a writable one of /usr's": {Spec{Mounts: []Mount{RW("/usr/share/job")}}, false},
+		"a root":                   {Spec{Root: "/srv"}, false},
+		"no filter":                {Spec{Seccomp: SeccompNone}, false},
+		"the host's network":       {Spec{Network: NetworkHost}, false},
+	} {
+		for _, host := range []Host{{Privileged: true, Files: files}, {Files: files, UID: 1000, GID: 1000}} {
+			program := "/usr/bin/true"
+			if c.spec.Root != "" {
+				program, files["srv/true"] = "/true", files["usr/bin/true"]
+			}
+			plan, err := Compile(c.spec, Program{Path: program, Args: []string{"true"}}, host)
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+				continue
+			}
+			if want := c.want && host.Privileged; plan.UsedNetwork != want {
+				t.Errorf("%s, root %v: %v", what, host.Privileged, plan.UsedNetwork)
+			}
+		}
+	}
+}

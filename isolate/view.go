@@ -557,7 +557,8 @@ func (v *view) ordered() []bind {
 // system's.
 func (v *view) mayHaveSockets() bool {
 	for _, b := range v.binds {
-		systems := strings.HasPrefix(b.source, "/usr/") || strings.HasPrefix(b.source, "/etc/")
+		source := b.source + "/"
+		systems := strings.HasPrefix(source, "/usr/") || strings.HasPrefix(source, "/etc/")
 		if !b.device && !b.info.Mode().IsRegular() && !(b.info.IsDir() && systems && !b.writable) {
 			return true
 		}
