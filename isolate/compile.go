@@ -23,10 +23,11 @@ type Plan struct {
 	// all that can be done before it is known that the start goes on; then Program,
 	// which starts the program and waits for it.
 	StageOne, SetUp, Program Sequence
-	// FreshNetwork is a network namespace that a forker has made, off the path of
-	// the start; else stage one's clone makes it.
-	FreshNetwork bool
-	// UsedNetwork is one that may be a dead program's, if it is as good as new, and be
+	// Network is where stage one finds itself: in a network namespace that a forker has
+	// made, off the path of the start, or in the launcher's, where its clone makes one if
+	// the program has its own.
+	Network ForkerNetwork
+	// UsedNetwork is FreshNetwork that may be a dead program's, if it is as good as new, and be
 	// the next one's: the filter lets the program do little there, and it is shown no
 	// place in which others could have a socket, by which it could send them what holds
 	// the namespace.
@@ -74,7 +75,7 @@ func (p *Plan) String() string {
 	if p.privileged {
 		fmt.Fprintf(&b, "host: request to a forker, with uid %d and gid %d\n", p.uid, p.gid)
 	}
-	for line := range strings.Lines(ForkerSetUp().String() + Forker(p.privileged, p.forkerNetwork()).String()) {
+	for line := range strings.Lines(ForkerSetUp().String() + Forker(p.privileged, p.Network).String()) {
 		b.WriteString("forker: " + line)
 	}
 	for line := range strings.Lines(p.StageOne.String()) {
@@ -84,13 +85,6 @@ func (p *Plan) String() string {
 		b.WriteString("init: " + line)
 	}
 	return b.String()
-}
-
-func (p *Plan) forkerNetwork() ForkerNetwork {
-	if p.FreshNetwork {
-		return FreshNetwork
-	}
-	return LauncherNetwork
 }
 
 // TreesPerMessage is how many of them travel in one message: the kernel takes
@@ -291,7 +285,10 @@ func (c *compiler) compile() error {
 	if err := c.start(); err != nil {
 		return err
 	}
-	c.plan.FreshNetwork, c.plan.InTemplate = c.freshNetwork(), c.given.Template
+	if c.freshNetwork() {
+		c.plan.Network = FreshNetwork
+	}
+	c.plan.InTemplate = c.given.Template
 	c.plan.UsedNetwork = c.freshNetwork() && c.spec.Seccomp == SeccompHardened && !c.view.mayHaveSockets()
 	c.enforced()
 	return nil

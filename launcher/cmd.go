@@ -313,9 +313,6 @@ func (c *Cmd) launch() (p *Process, err error) {
 			p, err = nil, c.because(err)
 		}
 	}()
-	if p.network < 0 && c.keepsNetwork() {
-		p.network = networkOfProcess(p.init) // as long as it lives for certain
-	}
 	if err := p.sendPlan(cell.program); err != nil {
 		return p, err
 	}
@@ -444,11 +441,9 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	if err != nil {
 		return nil, err
 	}
-	p = &Process{forkers: c.launcher.forkers[plain], pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1, network: -1}
-	if c.Plan.FreshNetwork {
-		p.forkers = c.launcher.forkers[fresh]
-	}
-	if c.keepsNetwork() {
+	p = &Process{forkers: c.launcher.forkers[c.Plan.Network], pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1, network: -1}
+	keeps := c.keepsNetwork()
+	if keeps {
 		if p.network = c.launcher.networks.take(); p.network >= 0 {
 			p.forkers = c.launcher.forkers[again]
 		}
@@ -494,8 +489,14 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	if err := meanwhile(); err != nil {
 		return p, err
 	}
-	if err := p.launched(); err != nil || early {
+	if err := p.launched(); err != nil {
 		return p, err
+	}
+	if keeps && p.network < 0 {
+		p.network = networkOfProcess(p.init) // which waits for its program
+	}
+	if early {
+		return p, nil
 	}
 	return p, c.ready()
 }

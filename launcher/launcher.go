@@ -109,7 +109,7 @@ func Start(Config) (*Launcher, error) {
 		farFile := os.NewFile(uintptr(far), "launcher's end")
 		defer farFile.Close()
 		files = append(files, farFile)
-		l.forkers[kind] = &forkers{requests, isolate.Forker(os.Geteuid() == 0, networkOf[kind])}
+		l.forkers[kind] = &forkers{requests, isolate.Forker(os.Geteuid() == 0, kind)}
 	}
 	l.process, err = reexec.Start(serverName, &os.ProcAttr{
 		Dir:   "/",

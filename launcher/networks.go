@@ -84,7 +84,7 @@ func (n *networks) look(own int) (home bool) {
 	b := make([]byte, 32<<10)
 	home = true
 	for fd := range n.back {
-		good := unix.Setns(fd, unix.CLONE_NEWNET) == nil && asNew(b)
+		good := unix.Setns(fd, unix.CLONE_NEWNET) == nil && asNew(threadsNetwork, b)
 		home = unix.Setns(own, unix.CLONE_NEWNET) == nil
 		n.mu.Lock()
 		if good && !n.closed && len(n.clean) < maxNetworks {
@@ -157,25 +157,33 @@ func networkOfProcess(pidfd int) int {
 
 const pidfdGetNetNamespace = 0xff04
 
-// asNew says whether nothing tells the network namespace of this thread from a new one.
-// It reads into b.
-func asNew(b []byte) bool {
-	dir, err := unix.Open("/proc/thread-self/net", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// threadsNetwork is where this thread's network namespace is to be read: proc_pid_net(5).
+const threadsNetwork = "/proc/thread-self/net"
+
+// signs are the files that tell a namespace from a new one, unless they are as they say.
+// They are read here and not by prometheus/procfs, which passes over counters that it does
+// not know, and would be in every launcher.
+var signs = []struct {
+	name string
+	new  func(text []byte) bool
+}{
+	{"sockstat", noSockets},
+	{"snmp", tablesAreZero},
+	{"netstat", tablesAreZero},
+	{"snmp6", listIsZero},
+	{"xfrm_stat", listIsZero},
+	{"ip6_flowlabel", onlyHeading},
+}
+
+// asNew says whether nothing tells the network namespace that is shown at path from a new
+// one. It reads into b.
+func asNew(path string, b []byte) bool {
+	dir, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
 	defer unix.Close(dir)
-	for _, f := range []struct {
-		name string
-		new  func(text []byte) bool
-	}{
-		{"sockstat", noSockets},
-		{"snmp", tablesAreZero},
-		{"netstat", tablesAreZero},
-		{"snmp6", listIsZero},
-		{"xfrm_stat", listIsZero},
-		{"ip6_flowlabel", onlyHeading},
-	} {
+	for _, f := range signs {
 		text, err := readAt(dir, f.name, b)
 		if err == unix.ENOENT && f.name != "sockstat" {
 			continue // the kernel has no such protocol

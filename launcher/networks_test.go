@@ -9,6 +9,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -102,7 +105,7 @@ func TestWhatTellsANetwork(t *testing.T) {
 	} {
 		inNewNetwork(t, func() error {
 			b := make([]byte, 32<<10)
-			if !asNew(b) {
+			if !asNew(threadsNetwork, b) {
 				return fmt.Errorf("%s: a new namespace is not as new", what)
 			}
 			readable() // reading may be what changes something
@@ -116,7 +119,7 @@ func TestWhatTellsANetwork(t *testing.T) {
 					trace = name
 				}
 			}
-			switch tells := !asNew(b); {
+			switch tells := !asNew(threadsNetwork, b); {
 			case trace != "" && !tells:
 				return fmt.Errorf("%s: is to be used again, though %s tells", what, trace)
 			case c.trace && !tells:
@@ -139,9 +142,8 @@ func unreachable(err error) error {
 // readable is what can be read of this thread's network namespace, but for what the
 // kernel counts for all of them together.
 func readable() map[string]string {
-	const dir = "/proc/thread-self/net"
 	texts := map[string]string{}
-	filepath.WalkDir(dir, func(name string, _ fs.DirEntry, _ error) error {
+	filepath.WalkDir(threadsNetwork, func(name string, _ fs.DirEntry, _ error) error {
 		switch filepath.Base(name) {
 		case "stat":
 			return filepath.SkipDir
@@ -154,6 +156,95 @@ func readable() map[string]string {
 		return nil
 	})
 	return texts
+}
+
+// TestEverySignCounts: each of the files that are looked at keeps a namespace from being used
+// again by itself, also one that no program can change as things are.
+func TestEverySignCounts(t *testing.T) {
+	names := []string{"sockstat", "snmp", "netstat", "snmp6", "xfrm_stat", "ip6_flowlabel"}
+	dir, b := t.TempDir(), make([]byte, 32<<10)
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inNewNetwork(t, func() error {
+		for _, name := range names {
+			text, err := os.ReadFile(filepath.Join(threadsNetwork, name))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			write(name, string(text))
+		}
+		return nil
+	})
+	if !asNew(dir, b) {
+		t.Error("a new namespace is not as new")
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		others := []string{"", string(text) + string(make([]byte, len(b))),
+			strings.Replace(strings.Replace(string(text), " 0\n", " 1\n", 1), "\t0\n", "\t1\n", 1)} // the last of a line
+		switch name {
+		case "sockstat": // of which the rest is of all namespaces together
+			others = append(others, strings.Replace(string(text), " tw 0 ", " tw 1 ", 1))
+		case "ip6_flowlabel":
+			others[2] += "a label\n"
+		default:
+			others = append(others, string(text)+"what is not known\n")
+		}
+		for _, other := range others {
+			write(name, other)
+			if asNew(dir, b) {
+				t.Errorf("%s: %q is new", name, other[:min(len(other), 200)])
+			}
+		}
+		write(name, string(text))
+	}
+	if !asNew(dir, b) {
+		t.Error("what was new is not any more")
+	}
+}
+
+// TestNobodyTakesWhatIsClosed: take and close do not meet, nor two closes.
+func TestNobodyTakesWhatIsClosed(t *testing.T) {
+	for range 200 {
+		n := &networks{back: make(chan int)}
+		for range 4 {
+			fd, err := unix.Dup(0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.clean = append(n.clean, fd)
+		}
+		given := slices.Clone(n.clean)
+		var taken []int
+		var wg sync.WaitGroup
+		wg.Go(n.close)
+		wg.Go(n.close)
+		wg.Go(func() {
+			for fd := n.take(); fd >= 0; fd = n.take() {
+				taken = append(taken, fd)
+			}
+		})
+		wg.Wait()
+		for _, fd := range given {
+			_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+			if open := err == nil; open != slices.Contains(taken, fd) {
+				t.Fatalf("descriptor %d of %v: open is %v, taken are %v", fd, given, open, taken)
+			}
+		}
+		closeAll(taken)
+	}
 }
 
 // TestNetworksAreBounded: what is given back beyond what is kept is closed, and all of it
@@ -235,8 +326,8 @@ func TestTheEndIsWaitedForWithoutDescriptors(t *testing.T) {
 	}
 }
 
-// settle waits until all that was given back was looked at, and counts what is kept. It gives back
-// what is no namespace, behind all else, whose end is then heard.
+// settle waits until all that was given back was looked at, and counts what is kept. It
+// gives back what is no namespace, behind all else, whose end is then heard.
 func (n *networks) settle(t testing.TB) int {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -257,20 +348,6 @@ func (n *networks) settle(t testing.TB) int {
 
 // SettleNetworks is settle for the launcher's.
 func (l *Launcher) SettleNetworks(t testing.TB) int { return l.networks.settle(t) }
-
-// NetworksByPidfd says whether this kernel gives a process's network namespace.
-func NetworksByPidfd(t testing.TB) bool {
-	pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(pidfd)
-	fd := networkOfProcess(pidfd)
-	if fd >= 0 {
-		unix.Close(fd)
-	}
-	return fd >= 0
-}
 
 // FuzzCounters: what is not understood is not zero, and neither is what has another
 // digit somewhere.

@@ -415,17 +415,22 @@ func (p *Process) Then(f func()) {
 // waitPidfd waits for the end of the process. The poller does, or a thread where it
 // does not take pidfds, or there is no descriptor for it.
 func waitPidfd(pidfd int) {
-	fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
+	over := false
+	if fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0); err == nil {
 		unix.SetNonblock(fd, true)
 		f := os.NewFile(uintptr(fd), "pidfd")
 		defer f.Close()
 		if raw, err := f.SyscallConn(); err == nil {
-			raw.Read(func(fd uintptr) bool { return ended(int(fd), 0) })
+			raw.Read(func(fd uintptr) bool {
+				over = ended(int(fd), 0)
+				return over
+			})
 		}
 	}
-	for !ended(pidfd, -1) {
-		time.Sleep(time.Millisecond) // the kernel is out of memory
+	for !over {
+		if over = ended(pidfd, -1); !over {
+			time.Sleep(time.Millisecond) // the kernel is out of memory
+		}
 	}
 }
 

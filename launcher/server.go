@@ -28,13 +28,11 @@ func init() {
 // Kinds of forkers: their children are in the host's network namespace, each in a new
 // one, or in one that was used before.
 const (
-	plain = iota
-	fresh
-	again
-	kinds
+	plain = isolate.LauncherNetwork
+	fresh = isolate.FreshNetwork
+	again = isolate.GivenNetwork
+	kinds = again + 1
 )
-
-var networkOf = [kinds]isolate.ForkerNetwork{plain: isolate.LauncherNetwork, fresh: isolate.FreshNetwork, again: isolate.GivenNetwork}
 
 // firstRequests is the descriptor at which the launcher finds the far end of the
 // socket that the host sends requests of the first kind to; the others follow.
@@ -80,20 +78,20 @@ func serveForkers() error {
 		return err
 	}
 	privileged := os.Geteuid() == 0
-	start := func(kind int) (*forker, error) {
-		f, err := startForker(image, firstRequests+kind, isolate.Forker(privileged, networkOf[kind]))
+	start := func(kind isolate.ForkerNetwork) (*forker, error) {
+		f, err := startForker(image, firstRequests+int(kind), isolate.Forker(privileged, kind))
 		if err == nil {
 			f.kind = kind
 		}
 		return f, err
 	}
 	var forkers []*forker
-	for kind, number := range forkersOf {
-		unix.CloseOnExec(firstRequests + kind)
+	for kind := range kinds {
+		unix.CloseOnExec(firstRequests + int(kind))
 		if kind != plain && !privileged {
 			continue // an ordinary user has no right to make or enter one, but in a user namespace
 		}
-		for range number {
+		for range forkersOf[kind] {
 			f, err := start(kind)
 			if err != nil {
 				return err
@@ -105,7 +103,7 @@ func serveForkers() error {
 }
 
 type forker struct {
-	kind  int
+	kind  isolate.ForkerNetwork
 	pidfd int // -1: it is buried
 	setUp int // where it says what has failed
 }
@@ -187,14 +185,14 @@ const (
 // await waits until the host is gone, or does without us. Until then it replaces
 // forkers that end: see isolate.Forker for what they may end by. No program is to suffer
 // for it. The error is of a set-up that fails, and would each time.
-func await(forkers []*forker, start func(kind int) (*forker, error)) error {
+func await(forkers []*forker, start func(kind isolate.ForkerNetwork) (*forker, error)) error {
 	hungUp := func(p unix.PollFd) bool { return p.Revents&unix.POLLHUP != 0 }
 	const never = -time.Millisecond // poll(2): -1
 	again := never                  // until the next try, where one is missing
 	for {
 		var watched []unix.PollFd
 		for kind := range kinds {
-			watched = append(watched, unix.PollFd{Fd: int32(firstRequests + kind)}) // for POLLHUP
+			watched = append(watched, unix.PollFd{Fd: int32(firstRequests + int(kind))}) // for POLLHUP
 		}
 		for _, f := range forkers {
 			watched = append(watched, unix.PollFd{Fd: int32(f.pidfd), Events: unix.POLLIN}) // -1 is passed over
@@ -210,7 +208,7 @@ func await(forkers []*forker, start func(kind int) (*forker, error)) error {
 		time.Sleep(breath)
 		missing := false
 		for i, f := range forkers {
-			if watched[kinds+i].Revents != 0 {
+			if watched[int(kinds)+i].Revents != 0 {
 				if err := f.bury(); err != nil {
 					return err
 				}
