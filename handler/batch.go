@@ -8,7 +8,7 @@ type Batch struct {
 }
 
 // A BatchSink takes many events in one call, of the streams that it wants so. A
-// batch has what one read gave, or several that waited together, at most about maxBatch bytes and one event more:
+// batch has what one read gave, or several that waited together, at most maxBatch bytes or one event that is longer:
 // nothing waits for it to become full.
 type BatchSink interface {
 	Sink
@@ -38,14 +38,25 @@ func batches(sink Sink, name string) func(uint64, Batch) error {
 	return nil
 }
 
-// add takes an event into the handler's batch, which is delivered when it is full
-// and at the end of the turn.
+// lone is the length from which an event is a batch by itself: a call costs less than
+// its copy.
+const lone = 16 << 10
+
+// add takes an event into the handler's batch, which is delivered when it is full,
+// before one that goes alone, and at the end of the turn.
 func (s *stream) add(event []byte) error {
 	b := &s.process.h.batch
-	if len(b.Ends) > 0 && (len(b.Data)+len(event) > maxBatch || len(b.Ends) >= maxBatch/4) {
+	alone := len(event) >= lone
+	if alone || len(b.Data)+len(event) > maxBatch || len(b.Ends) >= maxBatch/4 {
 		if err := s.flush(); err != nil {
 			return err
 		}
+	}
+	if alone {
+		b.Ends = append(b.Ends, uint32(len(event)))
+		err := s.handleBatch(s.process.id, Batch{event, b.Ends})
+		b.Ends = b.Ends[:0]
+		return err
 	}
 	b.Data = append(b.Data, event...)
 	b.Ends = append(b.Ends, uint32(len(b.Data)))
@@ -59,9 +70,6 @@ func (s *stream) flush() error {
 		return nil
 	}
 	err := s.handleBatch(s.process.id, *b)
-	if cap(b.Data) > 4*maxBatch { // one long event
-		b.Data = nil
-	}
 	b.Data, b.Ends = b.Data[:0], b.Ends[:0]
 	return err
 }

@@ -15,6 +15,7 @@ const (
 	linesUnchecked = "lines of 64 B, termination checks off"
 	rawChecked     = "raw, every byte read, termination checks on"
 	rawUnchecked   = "raw, every byte read, termination checks off"
+	rawScalar      = "raw, every byte read, termination checks off, guest without SIMD"
 	rawSink        = "raw, Go sink"
 )
 
@@ -25,16 +26,18 @@ func (s *suite) actors(table string) error {
 	for range s.blocks {
 		for _, m := range []struct {
 			name     string
+			guest    string
 			mode     handler.Mode
 			deadline time.Duration
 			bytes    int64
 		}{
-			{linesChecked, handler.LineByLine, handler.DefaultDeadline, s.lines},
-			{linesUnchecked, handler.LineByLine, 0, 4 * s.lines},
-			{rawChecked, handler.Raw, handler.DefaultDeadline, 4 * s.lines},
-			{rawUnchecked, handler.Raw, 0, s.output},
+			{linesChecked, "drain", handler.LineByLine, handler.DefaultDeadline, s.lines},
+			{linesUnchecked, "drain", handler.LineByLine, 0, 4 * s.lines},
+			{rawChecked, "drain", handler.Raw, handler.DefaultDeadline, 4 * s.lines},
+			{rawUnchecked, "drain", handler.Raw, 0, s.output},
+			{rawScalar, "drain-scalar", handler.Raw, 0, s.output},
 		} {
-			took, err := s.drain(m.mode, m.deadline, m.bytes)
+			took, err := s.drain(m.guest, m.mode, m.deadline, m.bytes)
 			if err != nil {
 				return fmt.Errorf("%s: %w", m.name, err)
 			}
@@ -55,13 +58,13 @@ func (s *suite) actors(table string) error {
 
 // drain is the time from the actor's start, with its program running, until its
 // last event; the guest's own count is checked.
-func (s *suite) drain(mode handler.Mode, deadline time.Duration, bytes int64) (time.Duration, error) {
+func (s *suite) drain(guest string, mode handler.Mode, deadline time.Duration, bytes int64) (time.Duration, error) {
 	c := handler.DefaultConfig()
 	c.AllowedPrograms = []string{s.program("writer")}
 	c.Limits.CPU = 2
 	a, err := actor.Start(s.ctx, actor.Config{
 		Manifest: &handler.Manifest{
-			Name: "drain", ComponentPath: s.program("drain.wasm"), Deadline: deadline, Memory: handler.DefaultMemory, Process: &c,
+			Name: "drain", ComponentPath: s.program(guest + ".wasm"), Deadline: deadline, Memory: handler.DefaultMemory, Process: &c,
 			State: text(strconv.Itoa(int(mode)), s.program("writer"), "64", strconv.FormatInt(bytes, 10)),
 		},
 		Launcher: s.launcher, Group: s.group,
