@@ -40,7 +40,7 @@ type Plan struct {
 	shown      []Tree // what the plan mounts, also of an ordinary user's: see Key
 	privileged bool
 	uid, gid   int // outside
-	chdir      int // the Child call that opens the working directory
+	chdir      int // the Child call that enters the working directory
 }
 
 // A Tree is a file or directory of the host that the plan mounts.
@@ -281,10 +281,10 @@ type compiler struct {
 
 func (c *compiler) compile() error {
 	c.stageOne(c.namespaces())
-	c.setUp()
-	if err := c.start(); err != nil {
+	if err := c.setUp(); err != nil {
 		return err
 	}
+	c.start()
 	if c.freshNetwork() {
 		c.plan.Network = FreshNetwork
 	}
@@ -310,8 +310,10 @@ func (p *Plan) with(program Program) *Plan {
 	if dir == "" {
 		dir = "/"
 	}
-	s.Child[p.chdir] = openDirectory(dir)
-	s.Child[p.chdir+1] = sys("fchdir", resultOf(s.Child[p.chdir]))
+	// A link of /proc to a descriptor leads out of the root where that is a directory
+	// (CVE-2024-21626). None is: 0 to 2 are examined by the launcher, 3 is a socket, 4
+	// Landlock's. Those of init, which is undumpable, are shown to nobody.
+	s.Child[p.chdir] = sys("chdir", str(dir))
 	s.Child[len(s.Child)-1] = execve(program)
 	return &with
 }

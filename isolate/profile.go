@@ -4,8 +4,12 @@ import (
 	"errors"
 	"io/fs"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Profile is a Spec that has been looked into: what its programs will see is
@@ -40,7 +44,7 @@ func Prepare(spec Spec, host Host) (*Profile, error) {
 	if err := errors.Join(spec.check(), spec.CheckIdentity(host)); err != nil {
 		return nil, err
 	}
-	seen := &recorder{fileSystem: host.Files, stamps: map[look]stamp{}}
+	seen := newRecorder(host.Files)
 	host.Files = seen
 	p := &Profile{
 		spec: spec.withDefaults(), host: host, view: newView(seen), seen: seen,
@@ -112,8 +116,22 @@ func (p *Profile) Plan(program Program, given Given) (*Plan, error) {
 // whether another would find the same.
 type recorder struct {
 	fileSystem
-	mu     sync.Mutex
-	stamps map[look]stamp
+	host bool // the files are this host's
+
+	mu    sync.Mutex
+	known map[look]bool
+	looks []noted // the same, in their order
+}
+
+type noted struct {
+	look
+	path []byte // absolute, with a NUL behind it; nil if it is not this host's
+	then stamp
+}
+
+func newRecorder(files fileSystem) *recorder {
+	_, host := files.(hostFiles)
+	return &recorder{fileSystem: files, host: host, known: map[look]bool{}}
 }
 
 // A look is one way in which a file was looked at.
@@ -134,11 +152,7 @@ type stamp struct {
 	mtime, ctime syscall.Timespec
 }
 
-func (l look) stamp(files fileSystem) stamp {
-	s, ok := l.stat(files)
-	if !ok {
-		return stamp{}
-	}
+func (l look) stamp(s *syscall.Stat_t) stamp {
 	t := stamp{dev: uint64(s.Dev), ino: s.Ino, mode: s.Mode, uid: s.Uid, gid: s.Gid}
 	if s.Mode&syscall.S_IFMT == syscall.S_IFREG {
 		t.links = uint64(s.Nlink)
@@ -149,27 +163,43 @@ func (l look) stamp(files fileSystem) stamp {
 	return t
 }
 
-// stat asks the host's files without package os between: it is most of what a
-// warm start waits for.
-func (l look) stat(files fileSystem) (*syscall.Stat_t, bool) {
-	if _, ok := files.(hostFiles); ok && fs.ValidPath(l.name) {
-		var s syscall.Stat_t
-		stat := syscall.Lstat
-		if l.follow {
-			stat = syscall.Stat
+// now is the stamp of the file as it is; s is room for it. The host is asked without
+// packages os and syscall, which allocate for each name: it is most of what a warm start waits for.
+func (r *recorder) now(n *noted, s *syscall.Stat_t) stamp {
+	if n.path != nil {
+		if statNow(n.path, n.follow, s) != 0 {
+			return stamp{}
 		}
-		return &s, stat("/"+l.name, &s) == nil
+		return n.stamp(s)
 	}
-	stat := files.Lstat
-	if l.follow {
-		stat = files.Stat
+	stat := r.fileSystem.Lstat
+	if n.follow {
+		stat = r.fileSystem.Stat
 	}
-	info, err := stat(l.name)
+	info, err := stat(n.name)
 	if err != nil {
-		return nil, false
+		return stamp{}
 	}
 	s, ok := info.Sys().(*syscall.Stat_t)
-	return s, ok
+	if !ok {
+		return stamp{}
+	}
+	return n.stamp(s)
+}
+
+// statNow is fstatat(2) of a path that ends with a NUL.
+func statNow(path []byte, follow bool, s *syscall.Stat_t) syscall.Errno {
+	flags := unix.AT_SYMLINK_NOFOLLOW
+	if follow {
+		flags = 0
+	}
+	current := unix.AT_FDCWD // which an absolute path does not ask for
+	for {
+		_, _, errno := unix.Syscall6(sysFstatat, uintptr(current), uintptr(unsafe.Pointer(unsafe.SliceData(path))), uintptr(unsafe.Pointer(s)), uintptr(flags), 0, 0)
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
 }
 
 // note takes the stamp before the file is looked at: one that changes meanwhile
@@ -177,9 +207,16 @@ func (l look) stat(files fileSystem) (*syscall.Stat_t, bool) {
 func (r *recorder) note(l look) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, ok := r.stamps[l]; !ok {
-		r.stamps[l] = l.stamp(r.fileSystem)
+	if r.known[l] {
+		return
 	}
+	r.known[l] = true
+	n := noted{look: l}
+	if r.host && fs.ValidPath(l.name) && !strings.ContainsRune(l.name, 0) {
+		n.path = append([]byte("/"+l.name), 0)
+	}
+	n.then = r.now(&n, new(syscall.Stat_t))
+	r.looks = append(r.looks, n)
 }
 
 func (r *recorder) Lstat(name string) (fs.FileInfo, error) {
@@ -205,9 +242,11 @@ func (r *recorder) Open(name string) (fs.File, error) {
 
 func (r *recorder) fresh() bool {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	for l, s := range r.stamps {
-		if l.stamp(r.fileSystem) != s {
+	looks := r.looks // entries are never changed
+	r.mu.Unlock()
+	s := new(syscall.Stat_t)
+	for i := range looks {
+		if n := &looks[i]; r.now(n, s) != n.then {
 			return false
 		}
 	}

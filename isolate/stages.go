@@ -134,7 +134,7 @@ func capabilityHeader() Arg {
 }
 
 // setUp makes the cell from inside, as PID 1.
-func (c *compiler) setUp() {
+func (c *compiler) setUp() error {
 	c.plan.SetUp.failed = RecordSetUpFailed
 	c.identify()
 	c.add(sys("sethostname", str(c.spec.Hostname), num(int64(len(c.spec.Hostname)))))
@@ -148,6 +148,20 @@ func (c *compiler) setUp() {
 	c.limits()
 	c.privileges()
 	c.landlock()
+	return c.filter()
+}
+
+// filter is the last of the set-up: the kernel compiles it while init would only wait,
+// and all that init does from then on is allowed by it.
+func (c *compiler) filter() error {
+	if c.spec.Seccomp != SeccompHardened {
+		return nil
+	}
+	filter, err := hardenedFilter(c.spec.Network)
+	if err == nil {
+		c.add(sys("seccomp", flags("SECCOMP_SET_MODE_FILTER"), num(0), filter))
+	}
+	return err
 }
 
 func (c *compiler) identify() {
@@ -212,19 +226,12 @@ func (c *compiler) privileges() {
 	}
 }
 
-// openDirectory opens the working directory inside the new root, and not by way
-// of a descriptor that init holds (CVE-2024-21626).
-func openDirectory(dir string) *Call {
-	how := openHow("O_PATH|O_DIRECTORY|O_CLOEXEC", unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_IN_ROOT, "RESOLVE_NO_MAGICLINKS|RESOLVE_IN_ROOT")
-	return sys("openat2", flags("AT_FDCWD"), str(dir), how, num(openHowSize))
-}
-
 func execve(p Program) *Call {
 	return sys("execve", str(p.Path), stringArray(p.Args, false), stringArray(p.Env, true))
 }
 
 // start is what only the program gets, its execve, and what init does next.
-func (c *compiler) start() error {
+func (c *compiler) start() {
 	s := &c.plan.Program
 	s.failed = RecordProgramFailed
 	// The same stack as its parent's: neither uses it.
@@ -238,7 +245,7 @@ func (c *compiler) start() error {
 	child(sys("setsid"))
 	child(sys("rt_sigprocmask", flags("SIG_SETMASK"), at(&block{bytes: make([]byte, 8)}, 0, "[]"), null, num(8)))
 	c.plan.chdir = len(s.Child)
-	s.Child = append(s.Child, nil, nil) // the working directory: see with
+	s.Child = append(s.Child, nil) // the working directory: see with
 	if c.host.Landlock >= leastLandlock {
 		child(sys("landlock_restrict_self", num(landlockRuleset), num(0)))
 	}
@@ -247,13 +254,6 @@ func (c *compiler) start() error {
 	// user's programs together, and one of them could use up what init needs to
 	// send its own.
 	child(setLimit("RLIMIT_NOFILE", c.spec.Rlimits.OpenFiles))
-	if c.spec.Seccomp == SeccompHardened {
-		filter, err := hardenedFilter(c.spec.Network)
-		if err != nil {
-			return err
-		}
-		child(sys("seccomp", flags("SECCOMP_SET_MODE_FILTER"), num(0), filter))
-	}
 	s.Child = append(s.Child, nil) // the execve: see with
 	page := int64(os.Getpagesize())
 	s.Parent = []*Call{
@@ -264,5 +264,4 @@ func (c *compiler) start() error {
 		// all that there is still use for.
 		sys("madvise", num(BufferAddress+page), num(BuffersSize-page), flags("MADV_DONTNEED")),
 	}
-	return nil
 }

@@ -158,6 +158,22 @@ func (c *Cmd) Start() (err error) {
 	return nil
 }
 
+// checkStdio refuses a directory: from it a program could open whatever of the host is
+// below and above it, view or not, or have it as its working directory.
+func (c *Cmd) checkStdio() error {
+	for i, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
+		var s unix.Stat_t
+		switch {
+		case f == nil:
+		case unix.Fstat(int(f.Fd()), &s) != nil:
+			return fmt.Errorf("starting %s: descriptor %d: %s is closed", c.Path, i, f.Name())
+		case s.Mode&unix.S_IFMT == unix.S_IFDIR:
+			return fmt.Errorf("starting %s: descriptor %d is the directory %s, from which the program could open files of the host; show it as a mount instead: %w", c.Path, i, f.Name(), unix.EISDIR)
+		}
+	}
+	return nil
+}
+
 // Wait waits until the program has ended and everything that it started is
 // gone. The error is an *ExitError, or the context's if that ended the program.
 func (c *Cmd) Wait() error {
@@ -341,6 +357,9 @@ type cell struct {
 // the truth is looked at while the launcher works; if it does not, nothing has run
 // yet, and a new one is made.
 func (c *Cmd) newCell() (*cell, error) {
+	if err := c.checkStdio(); err != nil {
+		return nil, err
+	}
 	profile, template, known, err := c.launcher.profile(c.Isolation, c.Path, !mustBeFresh)
 	if err != nil {
 		return nil, err

@@ -255,7 +255,7 @@ func TestErrorsBeforeTheStart(t *testing.T) {
 	} {
 		if name == "no such dir" {
 			c.cmd = l.Command(context.Background(), "/usr/bin/ls")
-			c.cmd.Dir, c.want, c.text = "/nowhere", os.ErrNotExist, `openat2(AT_FDCWD, "/nowhere"`
+			c.cmd.Dir, c.want, c.text = "/nowhere", os.ErrNotExist, `chdir("/nowhere")`
 		}
 		err := c.cmd.Run()
 		if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
@@ -269,7 +269,7 @@ func TestSetupErrorNamesTheCall(t *testing.T) {
 	cmd := testenv.Launcher(t).Command(context.Background(), "/usr/bin/ls")
 	cmd.Dir = "/nowhere"
 	var setup *launcher.SetupError
-	if err := cmd.Run(); !errors.As(err, &setup) || setup.Step != "init" || !strings.HasPrefix(setup.Call, "openat2(") || setup.Err != syscall.ENOENT {
+	if err := cmd.Run(); !errors.As(err, &setup) || setup.Step != "init" || setup.Call != `chdir("/nowhere")` || setup.Err != syscall.ENOENT {
 		t.Errorf("%#v", setup)
 	}
 }

@@ -204,6 +204,41 @@ func TestWorkingDirectoryStaysInside(t *testing.T) {
 	}
 }
 
+// TestNoDirectoryIsHandedIn: by a directory as stdin a program would be out of its view, and
+// /proc/self/fd/0 as working directory out of its root.
+func TestNoDirectoryIsHandedIn(t *testing.T) {
+	testenv.NoLeaks(t)
+	for _, flags := range []int{unix.O_RDONLY, unix.O_PATH} {
+		fd, err := unix.Open("/etc", flags|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := os.NewFile(uintptr(fd), "/etc")
+		defer dir.Close()
+		for i := range 3 {
+			for name, start := range map[string]func(*launcher.Cmd) error{"start": (*launcher.Cmd).Run, "prepare": (*launcher.Cmd).Prepare} {
+				cmd := testenv.Launcher(t).Command(testenv.Context(t), "/usr/bin/pwd")
+				*[]**os.File{&cmd.Stdin, &cmd.Stdout, &cmd.Stderr}[i] = dir
+				cmd.Dir = fmt.Sprintf("/proc/self/fd/%d", i)
+				if err := start(cmd); !errors.Is(err, unix.EISDIR) || !strings.Contains(err.Error(), "mount") {
+					t.Errorf("%s with /etc as descriptor %d: %v", name, i, err)
+				}
+			}
+		}
+	}
+}
+
+// TestInitIsFiltered: the hardened filter holds for the first process of the cell as well.
+func TestInitIsFiltered(t *testing.T) {
+	pid := aSleeper(t)
+	for _, pid := range []int{pid, parentOf(t, pid)} {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil || !strings.Contains(string(status), "\nSeccomp:\t2\n") {
+			t.Errorf("process %d has no filter: %v\n%s", pid, err, status)
+		}
+	}
+}
+
 // TestDescriptorsDoNotLeak: fifty descriptors that the host forgot to mark
 // close-on-exec, directories, sockets and files in memory, stay the host's (T-02).
 func TestDescriptorsDoNotLeak(t *testing.T) {
