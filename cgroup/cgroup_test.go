@@ -1,6 +1,9 @@
 package cgroup
 
 import (
+	"os"
+	"os/exec"
+	"strconv"
 	"testing"
 )
 
@@ -23,5 +26,69 @@ func TestLeaf(t *testing.T) {
 	t.Logf("%+v %v", s, err)
 	if err := l.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestExpect: what is opened ahead is read when Stat is asked, and closed with the leaf.
+func TestExpect(t *testing.T) {
+	g, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	descriptors := func() int {
+		all, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	before := descriptors()
+	l, err := g.New("expect", Limits{Pids: MinPids})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.Expect()
+	opened := descriptors()
+	l.Expect()
+	if now := descriptors(); now != opened || len(l.stats.ahead) < 4 {
+		t.Errorf("%d descriptors, then %d; %v", opened, now, l.stats.ahead)
+	}
+	program := exec.Command("sh", "-c", `read go; x=$(exec awk 'BEGIN { s = "x"; while (length(s) < 8000000) s = s s; print s }'); true | true | true`)
+	in, err := program.StdinPipe()
+	if err == nil {
+		err = program.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := strconv.Itoa(program.Process.Pid)
+	tasks, err := l.Tasks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range tasks {
+		if _, err := f.WriteString(pid); err != nil {
+			t.Error(err)
+		}
+		f.Close()
+	}
+	if l.unified != nil {
+		if err := write(l.Path(), "cgroup.procs", pid); err != nil {
+			t.Error(err)
+		}
+	}
+	in.Close()
+	program.Wait()
+	s, err := l.Stat()
+	if err != nil || s.CPU == 0 || s.MemoryPeak < 8_000_000 || s.PidsRefused == 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if now := descriptors(); now != before {
+		t.Errorf("%d descriptors before, %d after", before, now)
 	}
 }

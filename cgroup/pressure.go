@@ -2,12 +2,8 @@ package cgroup
 
 import (
 	"bytes"
-	"errors"
-	"os"
 	"strconv"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A Pressure is how much of the time processes waited for a resource: the
@@ -22,16 +18,6 @@ type Pressure struct {
 type Stall struct {
 	Avg10, Avg60, Avg300 float64
 	Total                time.Duration
-}
-
-// pressure reads one file of a v2 group. Zero where the kernel keeps no
-// such account: it was built without, or is told psi=0.
-func pressure(group file, name string, b *[4096]byte) (Pressure, error) {
-	text, err := group.read(name, b)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EOPNOTSUPP) {
-		return Pressure{}, nil
-	}
-	return parsePressure(text), err
 }
 
 // parsePressure reads "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" and the

@@ -51,6 +51,7 @@ type statFiles struct {
 	// programs nobody asks before their end.
 	opened      bool
 	usage, used file
+	ahead       []file // see Expect
 }
 
 func unifiedFiles(group file) statFiles {
@@ -93,7 +94,60 @@ func (s *statFiles) close() {
 		s.usage.close()
 		s.used.close()
 	}
+	for _, f := range s.ahead {
+		f.close()
+	}
 }
+
+// A source is a file of the account at the end.
+type source struct {
+	group file
+	name  string
+}
+
+const (
+	pidsEvents = "pids.events"
+	cpuStat    = "cpu.stat"
+)
+
+var pressures = []string{"cpu.pressure", "memory.pressure", "io.pressure"}
+
+func (s *statFiles) sources() []source {
+	all := []source{{s.memory, s.peakName}, {s.memory, s.eventsName}, {s.pids, pidsEvents}, {s.cpu, cpuStat}}
+	if s.pressure {
+		for _, name := range pressures {
+			all = append(all, source{s.accounts, name})
+		}
+	}
+	return all
+}
+
+// read reads a source, which may be open already.
+func (s *statFiles) read(from source, b *[4096]byte) ([]byte, error) {
+	for _, f := range s.ahead {
+		if f.name == from.name {
+			return f.content(b)
+		}
+	}
+	return from.group.read(from.name, b)
+}
+
+// Expect opens what Stat will read: the dearer half of it, to be done when the program has
+// ended and the rest of it is being taken down. What cannot be opened Stat tells.
+func (l *Leaf) Expect() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.inForce() || l.stats.ahead != nil || l.stats.open() != nil {
+		return
+	}
+	for _, s := range l.stats.sources() {
+		if f, err := s.group.open(s.name, unix.O_RDONLY); err == nil {
+			l.stats.ahead = append(l.stats.ahead, f)
+		}
+	}
+}
+
+func (l *Leaf) inForce() bool { return !l.closed && l.ready && l.notReady == nil }
 
 // buffers for the small files that the kernel writes.
 var buffers = sync.Pool{New: func() any { return new([4096]byte) }}
@@ -108,7 +162,7 @@ func (l *Leaf) Usage() (Usage, error) {
 }
 
 func (l *Leaf) usageInto(b *[4096]byte) (u Usage, err error) {
-	if l.closed || !l.ready || l.notReady != nil {
+	if !l.inForce() {
 		return u, os.ErrClosed
 	}
 	if err := l.stats.open(); err != nil {
@@ -150,7 +204,7 @@ func (l *Leaf) Stat() (Stat, error) {
 	s := Stat{Usage: u}
 	f := &l.stats
 	read := func(group file, name string) []byte {
-		text, e := group.read(name, b)
+		text, e := f.read(source{group, name}, b)
 		if e != nil && !errors.Is(e, os.ErrNotExist) {
 			err = errors.Join(err, e)
 		}
@@ -165,8 +219,8 @@ func (l *Leaf) Stat() (Stat, error) {
 			s.OOMKills = 1 // our kill was quicker than the kernel's, for the same reason
 		}
 	}
-	s.PidsRefused = field(read(f.pids, "pids.events"), "max")
-	cpu := read(f.cpu, "cpu.stat")
+	s.PidsRefused = field(read(f.pids, pidsEvents), "max")
+	cpu := read(f.cpu, cpuStat)
 	s.Throttled = field(cpu, "nr_throttled")
 	if f.legacy {
 		s.ThrottledTime = time.Duration(field(cpu, "throttled_time"))
@@ -174,10 +228,13 @@ func (l *Leaf) Stat() (Stat, error) {
 		s.ThrottledTime = time.Duration(field(cpu, "throttled_usec")) * time.Microsecond
 	}
 	if f.pressure {
-		for name, p := range map[string]*Pressure{"cpu.pressure": &s.CPUPressure, "memory.pressure": &s.MemoryPressure, "io.pressure": &s.IOPressure} {
-			var e error
-			*p, e = pressure(f.accounts, name, b)
-			err = errors.Join(err, e)
+		for i, p := range []*Pressure{&s.CPUPressure, &s.MemoryPressure, &s.IOPressure} {
+			text, e := f.read(source{f.accounts, pressures[i]}, b)
+			// The kernel keeps no such account where it was built without, or is told psi=0.
+			if e != nil && !errors.Is(e, os.ErrNotExist) && !errors.Is(e, unix.EOPNOTSUPP) {
+				err = errors.Join(err, e)
+			}
+			*p = parsePressure(text)
 		}
 	}
 	return s, err

@@ -170,7 +170,7 @@ func newCell(cmd *launcher.Cmd, group *cgroup.Group, limits cgroup.Limits) (*Cel
 		c.Leaf = leaf
 		cmd.Cgroup = leaf.File()
 		cmd.CgroupTasks, cmd.CgroupCount = leaf.Tasks, leaf.TasksCount()
-		cmd.CgroupReady = leaf.Ready
+		cmd.CgroupReady, cmd.CgroupEnded = leaf.Ready, leaf.Expect
 	}
 	return c, nil
 }

@@ -47,6 +47,9 @@ type Cmd struct {
 	// CgroupReady, where set, is called while launcher and init work, and must return
 	// nil before init is told of the program: limits can be written meanwhile.
 	CgroupReady func() error
+	// CgroupEnded, where set, is called once the program itself has ended, while what it
+	// has left and its namespaces are taken down.
+	CgroupEnded func()
 	// Process is there once Start has succeeded.
 	Process *Process
 	// Plan is there once Start has compiled it.
@@ -390,20 +393,16 @@ func (c *Cmd) cellOf(profile *profile, template *template, known bool) (*cell, e
 	namespaces, release := template.hold()
 	defer release()
 	given := isolate.Given{Groups: c.CgroupCount, Template: namespaces != nil}
-	program, err := c.compile(profile, given)
-	if err != nil {
+	if err := c.compile(profile, given); err != nil {
 		return nil, err
 	}
-	meanwhile := func() error { return nil }
-	if known {
-		meanwhile = func() error {
-			if !profile.Fresh() {
-				return errStale
-			}
-			return nil
+	var program []byte
+	p, err := c.begin(namespaces, func() (err error) {
+		if program, err = c.Plan.Program.Encode(); err == nil && known && !profile.Fresh() {
+			err = errStale
 		}
-	}
-	p, err := c.begin(namespaces, meanwhile)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -413,13 +412,10 @@ func (c *Cmd) cellOf(profile *profile, template *template, known bool) (*cell, e
 	return &cell{p, profile.Profile, given, program}, nil
 }
 
-// compile makes the plan and encodes its last part.
-func (c *Cmd) compile(p *profile, given isolate.Given) (program []byte, err error) {
+// compile makes the plan.
+func (c *Cmd) compile(p *profile, given isolate.Given) (err error) {
 	c.Plan, err = p.Plan(isolate.Program{Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir}, given)
-	if err != nil {
-		return nil, err
-	}
-	return c.Plan.Program.Encode()
+	return err
 }
 
 // warmCell is the cell that was prepared, for the program as it now stands; none
@@ -439,7 +435,10 @@ func (c *Cmd) warmCell() (*cell, error) {
 		w.abandon()
 		return nil, nil
 	}
-	if w.program, err = c.compile(profile, w.given); err != nil {
+	if err = c.compile(profile, w.given); err == nil {
+		w.program, err = c.Plan.Program.Encode()
+	}
+	if err != nil {
 		w.abandon()
 		return nil, err
 	}
@@ -460,7 +459,7 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	if err != nil {
 		return nil, err
 	}
-	p = &Process{forkers: c.launcher.forkers[c.Plan.Network], pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1, network: -1}
+	p = &Process{forkers: c.launcher.forkers[c.Plan.Network], pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, hasEnded: c.CgroupEnded, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1, network: -1}
 	keeps := c.keepsNetwork()
 	if keeps {
 		if p.network = c.launcher.networks.take(); p.network >= 0 {

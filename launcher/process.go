@@ -35,6 +35,8 @@ type Process struct {
 
 	network int // namespace that is to be used again; -1: none
 
+	hasEnded func() // nil: nobody is to be told
+
 	made [2]*os.File // namespaces, user and mount, if this makes a template
 
 	state     ProcessState
@@ -387,6 +389,9 @@ func (p *Process) follow(ctx context.Context) {
 		}
 	}
 	close(p.exited)
+	if p.hasEnded != nil {
+		p.hasEnded()
+	}
 	waitPidfd(p.init)
 	p.launcher.networks.giveBack(p.network)
 	p.pair.Close()
