@@ -169,20 +169,14 @@ const (
 	forkShared = "CLONE_PARENT|CLONE_VM|CLONE_VFORK"
 )
 
-// changeClosesMemory is whether a change of identity leaves a process undumpable. Where it
-// does not (proc_sys_fs(5): suid_dumpable 1, for debugging), stage one's memory must not
-// be the forker's. It is looked up for each start, for it may change, and not by package
-// os: that offers the file to the runtime's poller, which takes it, and wakes for it.
-func changeClosesMemory() bool {
-	fd, err := unix.Open("/proc/sys/fs/suid_dumpable", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	var mode [16]byte
-	n, err := unix.Read(fd, mode[:])
-	return err == nil && n > 0 && mode[0] != '1'
-}
+// DumpableFile says whether a change of identity leaves a process undumpable: see
+// MayShare.
+const DumpableFile = "/proc/sys/fs/suid_dumpable"
+
+// MayShare is whether stage one's memory may be the forker's, by what DumpableFile says: not
+// where a change of identity leaves a process dumpable (proc_sys_fs(5): 1, for debugging), nor
+// where that is not known. It is looked up for each start, for it may change.
+func MayShare(dumpable []byte) bool { return len(dumpable) > 0 && dumpable[0] != '1' }
 
 // struct clone_args: clone(2).
 const (
@@ -191,14 +185,14 @@ const (
 )
 
 // ForkRequest is what a forker reads: whether its child is born in the control
-// group, which takes clone3, and shares the forker's memory, and who it is where the
-// host is root.
-func (p *Plan) ForkRequest(inGroup bool) ([]byte, error) {
+// group, which takes clone3, and shares the forker's memory (see MayShare), and who it is
+// where the host is root.
+func (p *Plan) ForkRequest(inGroup, shared bool) ([]byte, error) {
 	if p.privileged && (p.uid == 0 || p.gid == 0) {
 		return nil, errors.New("a program never gets the id 0 of the host")
 	}
 	how := flags(forkApart).number
-	if changeClosesMemory() {
+	if shared {
 		how = flags(forkShared).number
 	}
 	if inGroup {

@@ -7,13 +7,22 @@ import "testing"
 func TestNoRequestForRoot(t *testing.T) {
 	for _, ids := range [][2]int{{0, 0}, {0, 1}, {1, 0}} {
 		p := Plan{privileged: true, uid: ids[0], gid: ids[1]}
-		if _, err := p.ForkRequest(false); err == nil {
+		if _, err := p.ForkRequest(false, true); err == nil {
 			t.Errorf("%d:%d was asked for", ids[0], ids[1])
 		}
 	}
 	p := Plan{privileged: true, uid: 1, gid: 1}
-	if _, err := p.ForkRequest(true); err != nil {
+	if _, err := p.ForkRequest(true, true); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestMayShare: only where a change of identity is known to close the memory.
+func TestMayShare(t *testing.T) {
+	for text, want := range map[string]bool{"0\n": true, "2\n": true, "1\n": false, "": false} {
+		if MayShare([]byte(text)) != want {
+			t.Errorf("suid_dumpable %q", text)
+		}
 	}
 }
 

@@ -585,7 +585,7 @@ func (c *Cmd) requestInit(p *Process, far *os.File) error {
 			}
 		}
 	}
-	request, err := c.Plan.ForkRequest(c.Cgroup != nil)
+	request, err := c.Plan.ForkRequest(c.Cgroup != nil, c.launcher.mayShare())
 	if err == nil {
 		err = c.launcher.request(p.forkers, request, fds)
 	}

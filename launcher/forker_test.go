@@ -128,7 +128,7 @@ func (f *aForker) ask(request []byte, descriptors int) uint64 {
 }
 
 func forkRequest(t testing.TB, inGroup bool) []byte {
-	b, err := isolate.UserNamespace().ForkRequest(inGroup)
+	b, err := isolate.UserNamespace().ForkRequest(inGroup, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -77,6 +77,7 @@ type Launcher struct {
 	profiles profiles
 	maps     idMaps
 	networks *networks // nil: nobody's is used again
+	dumpable *os.File  // isolate.DumpableFile, open for each start; nil: it cannot be read
 }
 
 // forkers are those that share a socket of requests.
@@ -131,6 +132,11 @@ func Start(Config) (*Launcher, error) {
 	if os.Geteuid() == 0 {
 		l.networks = keepNetworks()
 	}
+	// Not by os.Open: that offers the file to the runtime's poller, which takes it, and
+	// wakes for it.
+	if fd, err := unix.Open(isolate.DumpableFile, unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		l.dumpable = os.NewFile(uintptr(fd), isolate.DumpableFile)
+	}
 	var ended context.CancelFunc
 	l.life, ended = context.WithCancel(context.Background())
 	go func() {
@@ -156,6 +162,7 @@ func (l *Launcher) Close() error {
 	l.profiles.close()
 	l.maps.forget()
 	l.networks.close()
+	l.dumpable.Close()
 	l.pidfd.Close()
 	return nil
 }
@@ -179,6 +186,13 @@ func (l *Launcher) lives() bool {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_PIDFD, int(l.pidfd.Fd()), &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 	return err == nil && info.Signo == 0
+}
+
+// mayShare is isolate's, as things stand.
+func (l *Launcher) mayShare() bool {
+	var b [16]byte
+	n, _ := l.dumpable.ReadAt(b[:], 0)
+	return isolate.MayShare(b[:n])
 }
 
 // request has one of the forkers fork.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -163,16 +164,19 @@ const threadsNetwork = "/proc/thread-self/net"
 // signs are the files that tell a namespace from a new one, unless they are as they say.
 // They are read here and not by prometheus/procfs, which passes over counters that it does
 // not know, and would be in every launcher.
-var signs = []struct {
-	name string
-	new  func(text []byte) bool
-}{
-	{"sockstat", noSockets},
-	{"snmp", tablesAreZero},
-	{"netstat", tablesAreZero},
-	{"snmp6", listIsZero},
-	{"xfrm_stat", listIsZero},
-	{"ip6_flowlabel", onlyHeading},
+var signs = []*sign{
+	{name: "sockstat", new: noSockets},
+	{name: "snmp", new: tablesAreZero},
+	{name: "netstat", new: tablesAreZero},
+	{name: "snmp6", new: listIsZero},
+	{name: "xfrm_stat", new: listIsZero},
+	{name: "ip6_flowlabel", new: onlyHeading},
+}
+
+type sign struct {
+	name  string
+	new   func(text []byte) bool
+	known atomic.Pointer[[]byte] // what it said the last time it was as new, most likely again
 }
 
 // asNew says whether nothing tells the network namespace that is shown at path from a new
@@ -188,9 +192,17 @@ func asNew(path string, b []byte) bool {
 		if err == unix.ENOENT && f.name != "sockstat" {
 			continue // the kernel has no such protocol
 		}
-		if err != nil || !f.new(text) {
+		if err != nil {
 			return false
 		}
+		if known := f.known.Load(); known != nil && bytes.Equal(text, *known) {
+			continue
+		}
+		if !f.new(text) {
+			return false
+		}
+		text = bytes.Clone(text)
+		f.known.Store(&text)
 	}
 	return true
 }
