@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -129,6 +130,7 @@ func beneathRole() {
 	l, err := launcher.Start(launcher.Config{})
 	fail(err)
 	for range 2 {
+		fail(b.settle())
 		cmd := l.Command(context.Background(), b.Program[0], b.Program[1:]...)
 		cmd.Isolation = isolate.Spec{View: isolate.ViewSystem}
 		var r report
@@ -144,6 +146,33 @@ func beneathRole() {
 	l.Close()
 	fail(g.Close())
 	json.NewEncoder(os.Stdout).Encode(reports)
+}
+
+// settle waits until what a program had is the group's again: else memory runs out before the
+// next one has more of it than the host, and the kernel ends the host.
+func (b beneath) settle() error {
+	limit, err := strconv.ParseInt(b.Files["memory.max"], 10, 64)
+	if err != nil {
+		return nil // there is none
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		used := int64(0)
+		for _, dir := range b.Groups {
+			for _, name := range []string{"memory.current", "memory.usage_in_bytes"} {
+				if text, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
+					if used, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		if used <= limit/2 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d of %d bytes are in use without a program", used, limit)
+		}
+	}
 }
 
 // TestAncestorsLimitsAreReported: where the host's own group holds less than a

@@ -2,8 +2,11 @@ package tests
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -46,6 +49,7 @@ func TestWhoseKill(t *testing.T) {
 	// The first cause is the reason: a kill in the grace of a timeout, and a
 	// timeout of what is being killed.
 	r = begin("trap '' TERM; while :; do sleep 0.05; done", handler.Budgets{Grace: time.Minute})
+	awaitIgnored(t, r)
 	r.End(handler.TimedOut)
 	r.Kill(handler.Killed)
 	expect("a kill after the time was up", r.wait(), handler.TimedOut, 137)
@@ -61,6 +65,22 @@ func TestWhoseKill(t *testing.T) {
 		t.Errorf("a kill after the end: %v", err)
 	}
 	expect("after the end", r.wait(), handler.Exited, 3)
+}
+
+// awaitIgnored waits until the program ignores SIGTERM.
+func awaitIgnored(t *testing.T, r *running) {
+	t.Helper()
+	pid, err := r.Pid()
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "SIGTERM is ignored", func() bool {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		_, text, _ := strings.Cut(string(status), "\nSigIgn:\t")
+		text, _, _ = strings.Cut(text, "\n")
+		mask, err := strconv.ParseUint(text, 16, 64)
+		return err == nil && mask&(1<<(syscall.SIGTERM-1)) != 0
+	})
 }
 
 // TestReasonsUnderRaces: whatever happens first, the reason fits the way in which
