@@ -1,5 +1,7 @@
 package handler
 
+import "slices"
+
 // A Batch is a few events of one stream, in order: one after the other in Data,
 // each ending where Ends says. It is valid until the call returns.
 type Batch struct {
@@ -54,7 +56,7 @@ func (s *stream) add(event []byte) error {
 	}
 	if alone {
 		b.Ends = append(b.Ends, uint32(len(event)))
-		err := s.handleBatch(s.process.id, Batch{event, b.Ends})
+		err := s.handleBatch(s.process.id, Batch{slices.Clip(event), b.Ends}) // behind it is what comes next
 		b.Ends = b.Ends[:0]
 		return err
 	}

@@ -266,6 +266,9 @@ func (p *policy) checkDir(dir string) error {
 	if !filepath.IsAbs(dir) {
 		return deny("allowed_paths", "the working directory %q is not an absolute path", dir)
 	}
+	if clean := filepath.Clean(dir); clean == "/proc" || strings.HasPrefix(clean, "/proc/") {
+		return deny("allowed_paths", "the working directory %s is in /proc, where the program finds other things than the host", dir)
+	}
 	real, info, err := resolve(dir)
 	if err == nil && info.IsDir() {
 		for _, allowed := range p.paths {

@@ -77,6 +77,8 @@ func TestDenials(t *testing.T) {
 		{"link out", cat(func(r *ProcessConfig) { r.Cwd = real + "/out" }), "allowed_paths", "/out"},
 		{"..", cat(func(r *ProcessConfig) { r.Cwd = real + "/.." }), "allowed_paths", ".."},
 		{"above", cat(func(r *ProcessConfig) { r.Cwd = dir }), "allowed_paths", dir},
+		{"/proc", cat(func(r *ProcessConfig) { r.Cwd = "/proc/self/root" + real }), "allowed_paths", "in /proc"},
+		{"/proc by ..", cat(func(r *ProcessConfig) { r.Cwd = "/usr/../proc/self/root" + real }), "allowed_paths", "in /proc"},
 		{"a file", cat(func(r *ProcessConfig) { r.Cwd = "/etc/passwd" }), "allowed_paths", "passwd"},
 		{"buffer too large", cat(func(r *ProcessConfig) { r.BufferSize = 2 << 20 }), "max_output_buffer", "buffer-size 2097152"},
 		{"chunk 0", cat(func(r *ProcessConfig) { r.StdoutMode, r.ChunkSize = Chunked, size(0) }), "parameters", "chunk-size 0"},

@@ -311,8 +311,9 @@ func (p *Plan) with(program Program) *Plan {
 		dir = "/"
 	}
 	// A link of /proc to a descriptor leads out of the root where that is a directory
-	// (CVE-2024-21626). None is: 0 to 2 are examined by the launcher, 3 is a socket, 4
-	// Landlock's. Those of init, which is undumpable, are shown to nobody.
+	// (CVE-2024-21626). None is: of 0 to 2 the launcher takes none, 3 is a socket, and the
+	// set-up has closed the others before it made Landlock's. Init, of whose descriptors
+	// these are copies, is undumpable and hidden.
 	s.Child[p.chdir] = sys("chdir", str(dir))
 	s.Child[len(s.Child)-1] = execve(program)
 	return &with

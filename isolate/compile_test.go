@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -107,6 +108,56 @@ func TestGoldenPlans(t *testing.T) {
 			checkEncoding(t, &plan.SetUp)
 			checkEncoding(t, &plan.Program)
 		})
+	}
+}
+
+// TestNothingIsOpenWhenTheProgramIsTold: whoever the host is and whatever its kernel has, init's
+// set-up ends with 0 to 3 open and Landlock's ruleset. A working directory could be any other.
+func TestNothingIsOpenWhenTheProgramIsTold(t *testing.T) {
+	opens := []string{"fsmount", "fsopen", "landlock_create_ruleset", "open_tree", "openat", "openat2", "pidfd_open", "recvmsg"}
+	opensNone := []string{"capset", "chdir", "clone", "close_range", "execve", "fchdir", "fsconfig", "fstat", "futex", "keyctl", "landlock_add_rule", "landlock_restrict_self", "mkdirat", "mknodat",
+		"mount", "mount_setattr", "move_mount", "pivot_root", "prctl", "prlimit64", "rt_sigprocmask", "seccomp", "sethostname", "setsid", "symlinkat", "umask", "umount2", "unshare", "write"}
+	for _, host := range []Host{
+		{Privileged: true, LastCap: 24, Files: tinyHost()}, {Privileged: true, LastCap: 24, Landlock: 7, Files: tinyHost()},
+		{UID: 1234, GID: 1235, LastCap: 24, Files: tinyHost()}, {UID: 1234, GID: 1235, LastCap: 24, Landlock: 7, Files: tinyHost()},
+	} {
+		for _, spec := range []Spec{{}, System(), {Seccomp: SeccompNone, Network: NetworkHost, Mounts: []Mount{RO("/srv/data"), Tmpfs("/scratch", 1<<20)}}} {
+			for _, given := range []Given{{}, {Groups: 3}, {Template: true}, {Groups: 3, Template: true}} {
+				profile, err := Prepare(spec.Allowing("/usr/bin/true"), host)
+				if err != nil {
+					t.Fatal(err)
+				}
+				plan, err := profile.Plan(Program{Path: "/usr/bin/true", Args: []string{"true"}}, given)
+				if err != nil {
+					t.Fatal(err)
+				}
+				open := 1000 // whatever there was
+				for _, c := range plan.SetUp.Init {
+					switch {
+					case c.String() == "close_range(4, 4294967295, 0)":
+						open = 0
+					case c.Name == "close":
+						open--
+					case slices.Contains(opens, c.Name):
+						open++
+					case !slices.Contains(opensNone, c.Name):
+						t.Errorf("does %s open something?", c)
+					}
+				}
+				ruleset := 0
+				if host.Landlock > 0 {
+					ruleset = 1
+				}
+				if open != ruleset {
+					t.Errorf("%+v, %+v: %d descriptors are open after\n%s", host, given, open, &plan.SetUp)
+				}
+				for _, c := range plan.Program.Child {
+					if !slices.Contains(opensNone, c.Name) {
+						t.Errorf("does %s open something?", c)
+					}
+				}
+			}
+		}
 	}
 }
 

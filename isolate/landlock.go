@@ -84,11 +84,11 @@ func rights(version int, which func(landlockRight) bool) (sum uint64, text strin
 
 // Descriptors of the ruleset and of the file that a rule is about. A rule has
 // the number in memory, where no result of a call can stand; but with everything
-// from the first on closed, the kernel gives the lowest free one, so both are
+// from the first on closed (see setUp), the kernel gives the lowest free one, so both are
 // known.
 const (
-	landlockRuleset = 4
-	landlockFile    = 5
+	landlockRuleset = firstClosed
+	landlockFile    = firstClosed + 1
 )
 
 // landlock makes the ruleset, in init, as the last of the set-up: the root is final
@@ -109,7 +109,6 @@ func (c *compiler) landlock() {
 	attributes = binary.NativeEndian.AppendUint64(attributes, scoped) // zeros that an older kernel does not know are no fault
 
 	ruleset := sys("landlock_create_ruleset", at(&block{bytes: attributes}, 0, "{handled_access_fs="+text+"}"), num(int64(len(attributes))), num(0))
-	c.add(sys("close_range", num(landlockRuleset), num(0xffffffff), num(0)))
 	c.add(ruleset)
 	rule := func(fd int, allowed uint64, text string) *Call {
 		b := binary.NativeEndian.AppendUint64(nil, allowed)

@@ -147,9 +147,16 @@ func (c *compiler) setUp() error {
 	}
 	c.limits()
 	c.privileges()
+	// An ordinary user's set-up holds directories of the host's mounts until here, from
+	// which .. leads out. By /proc/self/fd the working directory could be one of them.
+	c.add(sys("close_range", num(firstClosed), num(0xffffffff), num(0)))
 	c.landlock()
 	return c.filter()
 }
+
+// firstClosed is the first descriptor that the set-up closes before the program is known:
+// 0 to 2 are the program's, 3 is the pair.
+const firstClosed = 4
 
 // filter is the last of the set-up: the kernel compiles it while init would only wait,
 // and all that init does from then on is allowed by it.

@@ -30,7 +30,7 @@ type Cmd struct {
 	// Dir is the working directory inside; "/" where empty.
 	Dir string
 	// Stdin, Stdout and Stderr are /dev/null where nil. The program gets the
-	// file itself, there is no copying in between.
+	// file itself, there is no copying in between. A directory is refused (EISDIR).
 	Stdin, Stdout, Stderr *os.File
 	// Isolation is what the program may see and do; the zero value is
 	// isolate.Hardened.
@@ -48,7 +48,8 @@ type Cmd struct {
 	// nil before init is told of the program: limits can be written meanwhile.
 	CgroupReady func() error
 	// CgroupEnded, where set, is called once the program itself has ended, while what it
-	// has left and its namespaces are taken down.
+	// has left and its namespaces are taken down. Wait waits for it: it must not wait for
+	// Wait.
 	CgroupEnded func()
 	// Process is there once Start has succeeded.
 	Process *Process
@@ -165,13 +166,16 @@ func (c *Cmd) Start() (err error) {
 // below and above it, view or not, or have it as its working directory.
 func (c *Cmd) checkStdio() error {
 	for i, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
+		if f == nil {
+			continue
+		}
 		var s unix.Stat_t
-		switch {
-		case f == nil:
-		case unix.Fstat(int(f.Fd()), &s) != nil:
-			return fmt.Errorf("starting %s: descriptor %d: %s is closed", c.Path, i, f.Name())
-		case s.Mode&unix.S_IFMT == unix.S_IFDIR:
-			return fmt.Errorf("starting %s: descriptor %d is the directory %s, from which the program could open files of the host; show it as a mount instead: %w", c.Path, i, f.Name(), unix.EISDIR)
+		err := unix.Fstat(int(f.Fd()), &s)
+		if err == nil && s.Mode&unix.S_IFMT == unix.S_IFDIR {
+			err = fmt.Errorf("a directory, from which the program could open files of the host; show it as a mount instead: %w", unix.EISDIR)
+		}
+		if err != nil {
+			return &SetupError{c.Path, "host", fmt.Sprintf("descriptor %d (%s)", i, f.Name()), err}
 		}
 	}
 	return nil

@@ -22,7 +22,7 @@
 //	  ├─ set-up, v1 groups, trees ─────────────────────────► (waits in the pair)
 //	  │                                template, clone ───►  init: dies with the launcher;
 //	  │ ◄──────────────────────────────────────────────────  cloned, pidfd; id maps,
-//	  │ the launcher lives                                   groups, mounts, rights
+//	  │ the launcher lives                                   groups, mounts, rights, filter
 //	  │ limits are in force
 //	  ├─ the program ─────────────────────────────────────►  clone, execve
 //	  │ ◄──────────────────────────────────────────────────  started, pidfd

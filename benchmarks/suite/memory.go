@@ -21,7 +21,8 @@ const (
 	withoutNet = "host's network"
 	initRSS    = "init, resident"
 
-	leafAlone = "a leaf with no program"
+	leafAlone  = "a leaf with no program"
+	leafPlaces = leafAlone + ": kmalloc-1k, most of it places for file systems"
 
 	bareWithNet    = "own network, without limits"
 	bareWithoutNet = "host's network, without limits"
@@ -103,7 +104,7 @@ func (s *suite) idleProcesses(table, name string, network isolate.Network, bare 
 // each file system that was ever mounted at the same time (mm/shrinker.c): on a machine
 // that had thousands of them it is most of a leaf.
 func (s *suite) leaves(table string) error {
-	before := s.settled()
+	before, places := s.settled(), slab("kmalloc-1k")
 	var err error
 	for i := range s.idle {
 		leaf, e := s.group.New(fmt.Sprintf("empty-%d", i), cgroup.Limits{})
@@ -119,8 +120,21 @@ func (s *suite) leaves(table string) error {
 	}
 	if err == nil {
 		s.report.add(table, leafAlone, "KiB", total)
+		s.report.add(table, leafPlaces, "KiB", (slab("kmalloc-1k")-places)/float64(s.idle))
 	}
 	return err
+}
+
+// slab is the KiB of objects in use of one of the kernel's caches: slabinfo(5).
+func slab(name string) float64 {
+	for line := range strings.Lines(read("/proc/slabinfo")) {
+		if f := strings.Fields(line); len(f) > 3 && f[0] == name {
+			objects, _ := strconv.ParseFloat(f[1], 64)
+			size, _ := strconv.ParseFloat(f[3], 64)
+			return objects * size / 1024
+		}
+	}
+	return 0
 }
 
 // settled is the memory of each kind in KiB, once the kernel frees no more in the

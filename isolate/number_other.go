@@ -1,6 +1,8 @@
+//go:build !amd64
+
 package isolate
 
 import "golang.org/x/sys/unix"
 
-// The one call that package unix names after the architecture.
+// See number_amd64.go.
 const sysFstatat = unix.SYS_FSTATAT
