@@ -23,14 +23,14 @@ import (
 // Out of the cell by way of its set-up: who can write where a mount comes from,
 // or goes to, exchanges directories and links while programs are being started.
 
-var racingStarts = flag.Int("starts", 0, "starts in each race of T-05 and T-07, of which there are twelve, seven of them for an ordinary user's host too; 0: 12, with -short 4")
+var racingStarts = flag.Int("starts", 0, "starts in each race of T-05 and T-07, of which there are twelve, seven of them for an ordinary user's host too; 0: 12, with -short 2")
 
 func starts() int {
 	switch {
 	case *racingStarts > 0:
 		return *racingStarts
 	case testing.Short():
-		return 4
+		return 2
 	}
 	return 12
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -22,7 +23,7 @@ func init() { testenv.Role("pins", pinsRole) }
 const (
 	goodScript = "#!/bin/sh\necho good\n"
 	evilScript = "#!/bin/sh\necho evil\n"
-	pinStarts  = 150
+	pinStarts  = 150 // with -short a third
 )
 
 // pinsRole is a host in whose directory a program is replaced: once, while another
@@ -92,7 +93,9 @@ func pinsRole() {
 		}
 	}()
 	ran := 0
-	for range pinStarts {
+	starts, err := strconv.Atoi(os.Args[2])
+	must(err)
+	for range starts {
 		switch said, _ := start(pinned); said {
 		case "good":
 			ran++
@@ -109,6 +112,10 @@ func pinsRole() {
 // host, whose init finds the files again by name.
 func TestPinsHold(t *testing.T) {
 	testenv.NoLeaks(t)
+	starts := pinStarts
+	if testing.Short() {
+		starts /= 3
+	}
 	hosts := []uint32{uint32(os.Getuid())}
 	if os.Getuid() == 0 {
 		hosts = append(hosts, user)
@@ -124,7 +131,7 @@ func TestPinsHold(t *testing.T) {
 			if err := errors.Join(os.Chmod(dir, 0o755), os.Chown(dir, int(uid), -1)); err != nil {
 				t.Fatal(err)
 			}
-			out, err := outside(t, uid, "pins", dir).Output()
+			out, err := outside(t, uid, "pins", dir, itoa(starts)).Output()
 			var ran int
 			if _, scan := fmt.Sscanf(string(out), "ran %d", &ran); err != nil || scan != nil {
 				t.Fatalf("%v: %s", err, out)
