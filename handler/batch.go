@@ -40,8 +40,7 @@ func batches(sink Sink, name string) func(uint64, Batch) error {
 	return nil
 }
 
-// lone is the length from which an event is a batch by itself: a call costs less than
-// its copy.
+// lone is the length from which an event is a batch by itself, and not copied into one.
 const lone = 16 << 10
 
 // add takes an event into the handler's batch, which is delivered when it is full,

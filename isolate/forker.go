@@ -169,15 +169,6 @@ const (
 	forkShared = "CLONE_PARENT|CLONE_VM|CLONE_VFORK"
 )
 
-// DumpableFile says whether a change of identity leaves a process undumpable: see
-// MayShare.
-const DumpableFile = "/proc/sys/fs/suid_dumpable"
-
-// MayShare is whether stage one's memory may be the forker's, by what DumpableFile says: not
-// where a change of identity leaves a process dumpable (proc_sys_fs(5): 1, for debugging), nor
-// where that is not known. It is looked up for each start, for it may change.
-func MayShare(dumpable []byte) bool { return len(dumpable) > 0 && dumpable[0] != '1' }
-
 // struct clone_args: clone(2).
 const (
 	cloneArgsSize  = 88
@@ -185,8 +176,8 @@ const (
 )
 
 // ForkRequest is what a forker reads: whether its child is born in the control
-// group, which takes clone3, and shares the forker's memory (see MayShare), and who it is
-// where the host is root.
+// group, which takes clone3, and shares the forker's memory, and who it is where the
+// host is root.
 func (p *Plan) ForkRequest(inGroup, shared bool) ([]byte, error) {
 	if p.privileged && (p.uid == 0 || p.gid == 0) {
 		return nil, errors.New("a program never gets the id 0 of the host")

@@ -17,15 +17,6 @@ func TestNoRequestForRoot(t *testing.T) {
 	}
 }
 
-// TestMayShare: only where a change of identity is known to close the memory.
-func TestMayShare(t *testing.T) {
-	for text, want := range map[string]bool{"0\n": true, "2\n": true, "1\n": false, "": false} {
-		if MayShare([]byte(text)) != want {
-			t.Errorf("suid_dumpable %q", text)
-		}
-	}
-}
-
 // TestBuffersEndWithAPage: of the largest that arm64 has, for munmap(2) and madvise(2).
 func TestBuffersEndWithAPage(t *testing.T) {
 	for _, at := range []int{BufferAddress, forkerBuffer, bufferEnd} {

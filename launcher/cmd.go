@@ -59,6 +59,7 @@ type Cmd struct {
 	launcher  *Launcher
 	ctx       context.Context
 	started   bool
+	socket    bool        // one of the three is
 	warm      *cell       // prepared
 	outputs   []*os.File  // the program's ends of pipes that it writes
 	afterExec []io.Closer // our copies of the program's ends of pipes
@@ -163,7 +164,8 @@ func (c *Cmd) Start() (err error) {
 }
 
 // checkStdio refuses a directory: from it a program could open whatever of the host is
-// below and above it, view or not, or have it as its working directory.
+// below and above it, view or not, or have it as its working directory. It notes sockets,
+// for keepsNetwork.
 func (c *Cmd) checkStdio() error {
 	for i, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
 		if f == nil {
@@ -171,7 +173,9 @@ func (c *Cmd) checkStdio() error {
 		}
 		var s unix.Stat_t
 		err := unix.Fstat(int(f.Fd()), &s)
-		if err == nil && s.Mode&unix.S_IFMT == unix.S_IFDIR {
+		kind := s.Mode & unix.S_IFMT
+		c.socket = c.socket || kind == unix.S_IFSOCK
+		if err == nil && kind == unix.S_IFDIR {
 			err = fmt.Errorf("a directory, from which the program could open files of the host; show it as a mount instead: %w", unix.EISDIR)
 		}
 		if err != nil {
@@ -526,19 +530,7 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 // keepsNetwork says whether the program's network namespace may be one that was used,
 // and may be used again.
 func (c *Cmd) keepsNetwork() bool {
-	if !c.Plan.UsedNetwork || c.launcher.networks == nil {
-		return false
-	}
-	for _, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
-		if f == nil {
-			continue
-		}
-		var s unix.Stat_t
-		if err := unix.Fstat(int(f.Fd()), &s); err != nil || s.Mode&unix.S_IFMT == unix.S_IFSOCK {
-			return false
-		}
-	}
-	return true
+	return c.Plan.UsedNetwork && c.launcher.networks != nil && !c.socket
 }
 
 func (c *Cmd) ready() error {
@@ -589,7 +581,7 @@ func (c *Cmd) requestInit(p *Process, far *os.File) error {
 			}
 		}
 	}
-	request, err := c.Plan.ForkRequest(c.Cgroup != nil, c.launcher.mayShare())
+	request, err := c.Plan.ForkRequest(c.Cgroup != nil, mayShare(c.launcher.dumpable))
 	if err == nil {
 		err = c.launcher.request(p.forkers, request, fds)
 	}

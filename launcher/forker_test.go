@@ -127,6 +127,15 @@ func (f *aForker) ask(request []byte, descriptors int) uint64 {
 	return r.Kind
 }
 
+// TestMayShare: only where a change of identity is known to close the memory.
+func TestMayShare(t *testing.T) {
+	for text, want := range map[string]bool{"0\n": true, "2\n": true, "1\n": false, "": false} {
+		if mayShare(strings.NewReader(text)) != want {
+			t.Errorf("suid_dumpable %q", text)
+		}
+	}
+}
+
 func forkRequest(t testing.TB, inGroup bool) []byte {
 	b, err := isolate.UserNamespace().ForkRequest(inGroup, true)
 	if err != nil {

@@ -51,6 +51,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"syscall"
@@ -77,7 +78,7 @@ type Launcher struct {
 	profiles profiles
 	maps     idMaps
 	networks *networks // nil: nobody's is used again
-	dumpable *os.File  // isolate.DumpableFile, open for each start; nil: it cannot be read
+	dumpable *os.File  // open for each start: see mayShare; nil: it cannot be read
 }
 
 // forkers are those that share a socket of requests.
@@ -134,8 +135,8 @@ func Start(Config) (*Launcher, error) {
 	}
 	// Not by os.Open: that offers the file to the runtime's poller, which takes it, and
 	// wakes for it.
-	if fd, err := unix.Open(isolate.DumpableFile, unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
-		l.dumpable = os.NewFile(uintptr(fd), isolate.DumpableFile)
+	if fd, err := unix.Open(dumpableFile, unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		l.dumpable = os.NewFile(uintptr(fd), dumpableFile)
 	}
 	var ended context.CancelFunc
 	l.life, ended = context.WithCancel(context.Background())
@@ -188,11 +189,15 @@ func (l *Launcher) lives() bool {
 	return err == nil && info.Signo == 0
 }
 
-// mayShare is isolate's, as things stand.
-func (l *Launcher) mayShare() bool {
+const dumpableFile = "/proc/sys/fs/suid_dumpable"
+
+// mayShare is whether stage one's memory may be the forker's: not where a change of identity
+// leaves a process dumpable (proc_sys_fs(5): suid_dumpable 1, for debugging), nor where that
+// is not known. It is looked up for each start, for it may change.
+func mayShare(dumpable io.ReaderAt) bool {
 	var b [16]byte
-	n, _ := l.dumpable.ReadAt(b[:], 0)
-	return isolate.MayShare(b[:n])
+	n, _ := dumpable.ReadAt(b[:], 0)
+	return n > 0 && b[0] != '1'
 }
 
 // request has one of the forkers fork.
