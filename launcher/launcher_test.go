@@ -91,8 +91,8 @@ func TestForkersAreReplaced(t *testing.T) {
 		if err := l.Command(context.Background(), "/usr/bin/true").Run(); err != nil && !strings.Contains(err.Error(), "its forker") {
 			t.Errorf("a start with the forkers' death: %v", err)
 		}
-		if living := testenv.Forkers(l); living == nil || slices.ContainsFunc(living, func(pid int) bool { return slices.Contains(dead, pid) }) {
-			t.Errorf("forkers %v after the death of %v", living, dead)
+		if testenv.Forkers(l, dead...) == nil {
+			t.Errorf("after the death of forkers %v: %v", dead, testenv.Descendants(l.Pid()))
 		}
 		if err := l.Command(context.Background(), "/usr/bin/true").Run(); err != nil {
 			t.Errorf("a start after the forkers' death: %v", err)

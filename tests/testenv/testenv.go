@@ -194,8 +194,9 @@ func (h held) more(before held) string {
 }
 
 // Forkers waits until the launcher has all of its forkers, which stay: ten of
-// root's, two of an ordinary user's. Without them it gives none.
-func Forkers(l *launcher.Launcher) []int {
+// root's, two of an ordinary user's, and none of the killed ones, who take a moment to
+// die. Without them it gives none.
+func Forkers(l *launcher.Launcher, killed ...int) []int {
 	want := 10
 	if os.Geteuid() != 0 {
 		want = 2
@@ -205,7 +206,8 @@ func Forkers(l *launcher.Launcher) []int {
 			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // what they fork has it at first
 			return string(name) != "proscenium-fork\n"
 		})
-		if len(forkers) == want {
+		dying := slices.ContainsFunc(forkers, func(pid int) bool { return slices.Contains(killed, pid) })
+		if len(forkers) == want && !dying {
 			return forkers
 		}
 		time.Sleep(time.Millisecond) // their start needs no event of ours
