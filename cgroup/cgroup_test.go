@@ -29,6 +29,15 @@ func TestLeaf(t *testing.T) {
 	}
 }
 
+func descriptors(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
 // TestExpect: what is opened ahead is read when Stat is asked, and closed with the leaf.
 func TestExpect(t *testing.T) {
 	g, err := Open()
@@ -36,23 +45,16 @@ func TestExpect(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer g.Close()
-	descriptors := func() int {
-		all, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(all)
-	}
-	before := descriptors()
+	before := descriptors(t)
 	l, err := g.New("expect", Limits{Pids: MinPids})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	l.Expect()
-	opened := descriptors()
-	l.Expect()
-	if now := descriptors(); now != opened || len(l.stats.ahead) < 4 {
+	l.Expect(false)
+	opened := descriptors(t)
+	l.Expect(false)
+	if now := descriptors(t); now != opened || len(l.stats.ahead) < 4 {
 		t.Errorf("%d descriptors, then %d; %v", opened, now, l.stats.ahead)
 	}
 	program := exec.Command("sh", "-c", `read go; x=$(exec awk 'BEGIN { s = "x"; while (length(s) < 8000000) s = s s; print s }'); true | true | true`)
@@ -88,7 +90,7 @@ func TestExpect(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
-	if now := descriptors(); now != before {
+	if now := descriptors(t); now != before {
 		t.Errorf("%d descriptors before, %d after", before, now)
 	}
 }

@@ -28,8 +28,9 @@
 //
 // The name says whose it is: Open removes what a dead owner left, and nothing
 // else; nor what has a name of other namespaces, where a pid is another process
-// and a start is counted from another moment. Leaves are never used again: a group that was once killed kills what is
-// born in it later (Linux 6.18).
+// and a start is counted from another moment. Groups of v2 are never used again: one
+// that was once killed kills what is born in it later (Linux 6.18). Those of v1 are, where
+// nothing tells them from new ones: see spares.
 //
 // This package alone imports containerd/cgroups, for writing the limit files of v2.
 // Statistics are read from descriptors that stay open: see Stat. Killing goes
@@ -71,6 +72,7 @@ type Group struct {
 	ceilings    []ceiling         // of the groups above
 	optional    []string          // v1: see optionalLegacy
 	oom         *oomEvents        // v1
+	spares      spares            // v1
 
 	mu     sync.Mutex
 	closed bool
@@ -310,6 +312,7 @@ func (g *Group) Close() error {
 		return nil
 	}
 	g.closed = true
+	g.spares.close()
 	for _, c := range g.ceilings {
 		c.close()
 	}

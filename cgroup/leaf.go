@@ -35,6 +35,7 @@ type Leaf struct {
 	notMade  error // why not
 	ready    bool  // limits are in force, or
 	notReady error // why not
+	again    bool  // the v1 groups may be another's: see asNew
 }
 
 // New makes a leaf and sets its limits. Each limit is read back: one that the
@@ -87,15 +88,17 @@ func (l *Leaf) make(dir string) error {
 	return nil
 }
 
-// makeLegacy makes the v1 groups, once.
+// makeLegacy makes the v1 groups, once, or has those of a program that has ended.
 func (l *Leaf) makeLegacy() error {
 	if l.closed {
 		return os.ErrClosed
 	}
 	if !l.made {
 		l.made = true
-		places := l.group.places
-		for _, place := range places[len(places)-l.joins:] {
+		if l.group.spares.take(l) {
+			return nil
+		}
+		for _, place := range l.legacyPlaces() {
 			path := filepath.Join(place, l.name)
 			if l.notMade = l.make(path); l.notMade != nil {
 				break
@@ -110,10 +113,12 @@ func (l *Leaf) makeLegacy() error {
 	return l.notMade
 }
 
+// legacyPlaces are where the v1 groups are.
+func (l *Leaf) legacyPlaces() []string { return l.group.places[len(l.group.places)-l.joins:] }
+
 // of is the group of a v1 controller.
 func (l *Leaf) of(controller string) file {
-	places := l.group.places
-	return l.legacy[slices.Index(places[len(places)-l.joins:], l.group.controllers[controller])]
+	return l.legacy[slices.Index(l.legacyPlaces(), l.group.controllers[controller])]
 }
 
 // Ready puts every limit in force, or says why one is not.
@@ -318,13 +323,16 @@ func killMembers(dir string) error {
 	return err
 }
 
-// Close removes the leaf. Its processes must have ended or been killed; Close
-// waits until the last is gone, for up to 10 s.
+// Close removes the leaf, or keeps its v1 groups for the next. Its processes must have
+// ended or been killed; Close waits until the last is gone, for up to 10 s.
 func (l *Leaf) Close() error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
 		return nil
+	}
+	if l.asNew() {
+		l.group.spares.keep(l)
 	}
 	l.closed = true
 	l.oom.close()

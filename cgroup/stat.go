@@ -133,10 +133,13 @@ func (s *statFiles) read(from source, b *[4096]byte) ([]byte, error) {
 }
 
 // Expect opens what Stat will read: the dearer half of it, to be done when the program has
-// ended and the rest of it is being taken down. What cannot be opened Stat tells.
-func (l *Leaf) Expect() {
+// ended and the rest of it is being taken down. What cannot be opened Stat tells. If nothing
+// outlives the program by which others could go on being charged here (a socket, an
+// inotify instance that it gave away), Close may keep v1 groups for the next.
+func (l *Leaf) Expect(nothingOutlives bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.again = nothingOutlives
 	if !l.inForce() || l.stats.ahead != nil || l.stats.open() != nil {
 		return
 	}

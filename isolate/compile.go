@@ -27,11 +27,11 @@ type Plan struct {
 	// made, off the path of the start, or in the launcher's, where its clone makes one if
 	// the program has its own.
 	Network ForkerNetwork
-	// UsedNetwork is FreshNetwork that may be a dead program's, if it is as good as new, and be
-	// the next one's: the filter lets the program do little there, and it is shown no
-	// place in which others could have a socket, by which it could send them what holds
-	// the namespace.
-	UsedNetwork bool
+	// NothingOutlives: what was the program's own, a FreshNetwork and v1 groups, may be the
+	// next one's once it is dead, if it is as good as new. The filter lets the program do
+	// little there, and it is shown no place in which others could have a socket, by which
+	// it could send them what holds the namespace, or goes on being charged to the groups.
+	NothingOutlives bool
 	// InTemplate is a start that finds its root made.
 	InTemplate bool
 	// Enforced is what holds once the program runs.
@@ -289,7 +289,7 @@ func (c *compiler) compile() error {
 		c.plan.Network = FreshNetwork
 	}
 	c.plan.InTemplate = c.given.Template
-	c.plan.UsedNetwork = c.freshNetwork() && c.spec.Seccomp == SeccompHardened && !c.view.mayHaveSockets()
+	c.plan.NothingOutlives = c.freshNetwork() && c.spec.Seccomp == SeccompHardened && !c.view.mayHaveSockets()
 	c.enforced()
 	return nil
 }

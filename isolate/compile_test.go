@@ -434,8 +434,8 @@ func TestLinksInMounts(t *testing.T) {
 	}
 }
 
-// TestUsedNetwork: who could hand out what holds a network namespace has one of its own.
-func TestUsedNetwork(t *testing.T) {
+// TestWhoHandsNothingOut: who could hand out what holds a network namespace has one of its own.
+func TestWhoHandsNothingOut(t *testing.T) {
 	files := tinyHost()
 	files["run/socket"] = &fstest.MapFile{Mode: fs.ModeSocket | 0o666}
 	files["usr/share/job"] = &fstest.MapFile{Mode: fs.ModeDir | 0o755}
@@ -464,8 +464,8 @@ func TestUsedNetwork(t *testing.T) {
 				t.Errorf("%s: %v", what, err)
 				continue
 			}
-			if want := c.want && host.Privileged; plan.UsedNetwork != want {
-				t.Errorf("%s, root %v: %v", what, host.Privileged, plan.UsedNetwork)
+			if want := c.want && host.Privileged; plan.NothingOutlives != want {
+				t.Errorf("%s, root %v: %v", what, host.Privileged, plan.NothingOutlives)
 			}
 		}
 	}

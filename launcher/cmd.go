@@ -49,8 +49,9 @@ type Cmd struct {
 	CgroupReady func() error
 	// CgroupEnded, where set, is called once the program itself has ended, while what it
 	// has left and its namespaces are taken down. Wait waits for it: it must not wait for
-	// Wait.
-	CgroupEnded func()
+	// Wait. If nothing outlives the program that was its own (it could give nobody a
+	// descriptor), another can have its groups.
+	CgroupEnded func(nothingOutlives bool)
 	// Process is there once Start has succeeded.
 	Process *Process
 	// Plan is there once Start has compiled it.
@@ -165,7 +166,7 @@ func (c *Cmd) Start() (err error) {
 
 // checkStdio refuses a directory: from it a program could open whatever of the host is
 // below and above it, view or not, or have it as its working directory. It notes sockets,
-// for keepsNetwork.
+// for nothingOutlives.
 func (c *Cmd) checkStdio() error {
 	for i, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
 		if f == nil {
@@ -467,8 +468,8 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	if err != nil {
 		return nil, err
 	}
-	p = &Process{forkers: c.launcher.forkers[c.Plan.Network], pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, hasEnded: c.CgroupEnded, exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1, network: -1}
-	keeps := c.keepsNetwork()
+	p = &Process{forkers: c.launcher.forkers[c.Plan.Network], pair: pair, plan: c.Plan, program: c.Path, launcher: c.launcher, hasEnded: c.CgroupEnded, nothingOutlives: c.nothingOutlives(), exited: make(chan struct{}), dead: make(chan struct{}), init: -1, pidfd: -1, network: -1}
+	keeps := p.nothingOutlives && c.launcher.networks != nil
 	if keeps {
 		if p.network = c.launcher.networks.take(); p.network >= 0 {
 			p.forkers = c.launcher.forkers[again]
@@ -527,11 +528,9 @@ func (c *Cmd) begin(namespaces []int, meanwhile func() error) (p *Process, err e
 	return p, c.ready()
 }
 
-// keepsNetwork says whether the program's network namespace may be one that was used,
-// and may be used again.
-func (c *Cmd) keepsNetwork() bool {
-	return c.Plan.UsedNetwork && c.launcher.networks != nil && !c.socket
-}
+// nothingOutlives says whether nothing can be open in another's hands that was the
+// program's own: its network namespace may be one that was used, and be used again.
+func (c *Cmd) nothingOutlives() bool { return c.Plan.NothingOutlives && !c.socket }
 
 func (c *Cmd) ready() error {
 	if c.CgroupReady != nil {

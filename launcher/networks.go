@@ -26,7 +26,7 @@ import (
 // What holds a namespace and is no socket, an open file of its /proc/net say, is not to be
 // seen. So one is kept only of a program that could give nobody a descriptor: the filter
 // held it, it was shown nothing in which another could have a socket (see
-// isolate.Plan.UsedNetwork), and its stdin, stdout and stderr were none. Of an older
+// isolate.Plan.NothingOutlives), and its stdin, stdout and stderr were none. Of an older
 // namespace the next program sees the age and the name: inode, times and cookie.
 //
 // It takes a kernel that gives a process's namespace by its pidfd (Linux 6.11), and the

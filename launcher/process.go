@@ -35,7 +35,8 @@ type Process struct {
 
 	network int // namespace that is to be used again; -1: none
 
-	hasEnded func() // nil: nobody is to be told
+	hasEnded        func(nothingOutlives bool) // nil: nobody is to be told
+	nothingOutlives bool
 
 	made [2]*os.File // namespaces, user and mount, if this makes a template
 
@@ -390,7 +391,7 @@ func (p *Process) follow(ctx context.Context) {
 	}
 	close(p.exited)
 	if p.hasEnded != nil {
-		p.hasEnded()
+		p.hasEnded(p.nothingOutlives)
 	}
 	waitPidfd(p.init)
 	p.launcher.networks.giveBack(p.network)

@@ -143,9 +143,9 @@ func holdings() held {
 	entries, _ := os.ReadDir("/proc/self/fd")
 	for _, e := range entries {
 		target, err := os.Readlink("/proc/self/fd/" + e.Name())
-		// The launcher keeps templates and network namespaces, a bounded number of each,
-		// for the next start.
-		kept := strings.HasPrefix(target, "user:[") || strings.HasPrefix(target, "mnt:[") || strings.HasPrefix(target, "net:[")
+		// The launcher keeps templates and network namespaces, and the group v1 groups, a
+		// bounded number of each, for the next start.
+		kept := strings.HasPrefix(target, "user:[") || strings.HasPrefix(target, "mnt:[") || strings.HasPrefix(target, "net:[") || spare(target)
 		if err == nil && !kept {
 			h.descriptors = append(h.descriptors, strings.Split(target, ":")[0])
 		}
@@ -159,9 +159,18 @@ func holdings() held {
 	}
 	for _, dir := range GroupDirs(os.Getpid()) {
 		leaves, _ := filepath.Glob(dir + "/*/cgroup.procs")
-		h.groups = append(h.groups, leaves...)
+		for _, leaf := range leaves {
+			if !spare(filepath.Dir(leaf)) {
+				h.groups = append(h.groups, leaf)
+			}
+		}
 	}
 	return h
+}
+
+// spare says whether it is the directory of a v1 group that waits for the next program.
+func spare(dir string) bool {
+	return strings.HasPrefix(dir, "/sys/fs/cgroup/") && strings.HasPrefix(filepath.Base(dir), ".")
 }
 
 // more says what h has more of than before.

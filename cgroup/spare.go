@@ -1,0 +1,181 @@
+package cgroup
+
+import (
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// spares are the v1 groups of programs that have ended, for programs to come with the
+// same limits. To make three and to take down three in which somebody was is a tenth to a
+// seventh of what processors spend on a start (Linux 6.18), and a memory group that was
+// taken down stays with the kernel for as long as something is charged to it.
+//
+// Only groups are kept that nothing tells from new ones: see asNew. They get the next
+// program's name, which v1 allows, and limits are written and read back as if they were
+// new. The group of v2, in which a program is born and killed, always is. What an
+// administrator has set in a group besides (cpu.shares, say) stays with it.
+type spares struct {
+	mu     sync.Mutex
+	kept   []spare // the oldest first
+	names  int
+	closed bool
+}
+
+// A spare is a group by that name in each of a leaf's legacyPlaces.
+type spare struct {
+	name   string
+	limits Limits
+	groups []file
+}
+
+// maxSpares bounds how many wait, of some 300 KiB of the kernel's memory each.
+const maxSpares = 8
+
+// sparePrefix begins no leaf's name.
+const sparePrefix = "."
+
+// residue is how much a program may have left charged, in bytes, or a sixty-fourth of the
+// limit if that is less: what the kernel has set aside for each processor (256 KiB), caches,
+// and what it has yet to free. Of so much the next program's account may be too high at its
+// beginning; the kernel gives it up when that one needs the memory.
+const residue = 2 << 20
+
+// take gives the leaf the groups of a spare with its limits, or false.
+func (s *spares) take(l *Leaf) bool {
+	s.mu.Lock()
+	i := len(s.kept) - 1
+	for i >= 0 && !reflect.DeepEqual(s.kept[i].limits, l.limits) {
+		i--
+	}
+	if i < 0 {
+		s.mu.Unlock()
+		return false
+	}
+	found := s.kept[i]
+	s.kept = slices.Delete(s.kept, i, i+1)
+	s.mu.Unlock()
+	places := l.legacyPlaces()
+	if !rename(places, found.name, l.name) {
+		found.close()
+		return false
+	}
+	for i, place := range places {
+		found.groups[i].name = filepath.Join(place, l.name)
+		l.dirs = append(l.dirs, found.groups[i].name)
+	}
+	l.legacy = found.groups
+	return true
+}
+
+// keep takes the v1 groups over from a leaf, unless it cannot or there are enough. The oldest
+// spare makes room for one with other limits, which are what programs have now.
+func (s *spares) keep(l *Leaf) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	full := len(s.kept) == maxSpares
+	if s.closed || full && reflect.DeepEqual(s.kept[0].limits, l.limits) {
+		return
+	}
+	s.names++
+	name := fmt.Sprint(sparePrefix, s.names)
+	if !rename(l.legacyPlaces(), l.name, name) {
+		return
+	}
+	if full {
+		s.kept[0].close()
+		removeAll(l.legacyPlaces(), s.kept[0].name)
+		s.kept = slices.Delete(s.kept, 0, 1)
+	}
+	s.kept = append(s.kept, spare{name, l.limits, l.legacy})
+	l.legacy, l.dirs = nil, l.dirs[:len(l.dirs)-l.joins]
+}
+
+// close keeps no more. Who removes the place removes the groups.
+func (s *spares) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, kept := range s.kept {
+		kept.close()
+	}
+	s.kept = nil
+}
+
+func (s spare) close() {
+	for _, dir := range s.groups {
+		dir.close()
+	}
+}
+
+// rename renames a group in each place, or removes all of them. In v1 none is replaced.
+func rename(places []string, from, to string) bool {
+	for i, place := range places {
+		if unix.Rename(filepath.Join(place, from), filepath.Join(place, to)) != nil {
+			removeAll(places[:i], to)
+			removeAll(places[i:], from)
+			return false
+		}
+		step("group renamed")
+	}
+	return true
+}
+
+// removeAll removes a group in each place. One that somebody is in stays for Group.Close.
+func removeAll(places []string, name string) {
+	for _, place := range places {
+		unix.Rmdir(filepath.Join(place, name))
+	}
+}
+
+// asNew says whether nobody is in the v1 groups, nothing was counted in them that the next
+// program's account would show, and nothing will be charged to them from elsewhere. Only
+// of a program that was started and has ended: who is yet to start one may have the groups'
+// files open.
+func (l *Leaf) asNew() bool {
+	if !l.again || l.joins == 0 || l.unified == nil || !l.inForce() {
+		return false
+	}
+	b := buffers.Get().(*[4096]byte)
+	defer buffers.Put(b)
+	for _, group := range l.legacy {
+		var s unix.Stat_t
+		if unix.Fstat(group.fd, &s) != nil || s.Nlink != 2 { // 3: a group below
+			return false
+		}
+		if members, err := group.read("cgroup.procs", b); err != nil || len(members) > 0 {
+			return false
+		}
+	}
+	memory, pids := l.of("memory"), l.of("pids")
+	for _, account := range []struct {
+		source
+		field string // "": the only one
+		most  uint64
+	}{
+		{source{pids, "pids.current"}, "", 0}, // who is dying is no member, and still counts
+		{source{pids, pidsEvents}, "max", 0},
+		{source{l.of("cpu"), cpuStat}, "nr_throttled", 0},
+		{source{memory, oomControl}, "oom_kill", 0},
+		{source{memory, l.stats.usedName}, "", uint64(min(residue, l.limits.Memory/64))},
+	} {
+		text, err := l.stats.read(account.source, b)
+		if err != nil {
+			return false
+		}
+		n := field(text, account.field)
+		if account.field == "" {
+			if n, err = number(text); err != nil {
+				return false
+			}
+		}
+		if n > account.most {
+			return false
+		}
+	}
+	return l.oom.own() == 0 && memory.write(l.stats.peakName, "0") == nil
+}

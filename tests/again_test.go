@@ -1,0 +1,87 @@
+package tests
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/proscenium-dev/proscenium/cgroup"
+	"github.com/proscenium-dev/proscenium/handler"
+	"github.com/proscenium-dev/proscenium/isolate"
+	"github.com/proscenium-dev/proscenium/tests/testenv"
+	"golang.org/x/sys/unix"
+)
+
+// TestGroupsOfTheDead: v1 groups are another program's next, with nothing in their account,
+// but only if the program could give nobody what goes on being charged to them.
+func TestGroupsOfTheDead(t *testing.T) {
+	if testenv.Group(t).Layout() != "hybrid" || os.Geteuid() != 0 {
+		t.Skip("root's groups are used again, of v1 beside v2")
+	}
+	testenv.NoLeaks(t)
+	memory := ""
+	for _, dir := range testenv.GroupDirs(os.Getpid()) {
+		if _, err := os.Stat(dir + "/memory.limit_in_bytes"); err == nil {
+			memory = dir
+		}
+	}
+	limits := cgroup.Limits{Pids: 777} // nobody else's
+	hold := func(stdout *os.File, change func(*isolate.Spec)) (memoryGroup uint64, r handler.Result) {
+		t.Helper()
+		cmd := testenv.Launcher(t).Command(testenv.Context(t), "/bin/sh", "-c", "read x")
+		cmd.Isolation = isolate.Hardened()
+		change(&cmd.Isolation)
+		cmd.Stdout = stdout
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cell, err := handler.StartCell(cmd, testenv.Group(t), limits, handler.Budgets{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s unix.Stat_t
+		if err := unix.Stat(filepath.Join(memory, filepath.Base(cell.Leaf.Path())), &s); err != nil {
+			t.Error(err)
+		}
+		stdin.Close()
+		r = cell.Wait()
+		if err := cell.Leaf.Close(); err != nil {
+			t.Error(err)
+		}
+		return s.Ino, r
+	}
+	plain := func(*isolate.Spec) {}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := os.NewFile(uintptr(pair[0]), "socket")
+	defer socket.Close()
+	defer unix.Close(pair[1])
+	shared := t.TempDir()
+
+	first, _ := hold(nil, plain)
+	for what, test := range map[string]struct {
+		stdout *os.File
+		change func(*isolate.Spec)
+	}{
+		"a socket":           {socket, plain},
+		"the host's network": {nil, func(s *isolate.Spec) { s.Network = isolate.NetworkHost }},
+		"a shared directory": {nil, func(s *isolate.Spec) { s.Mounts = []isolate.Mount{isolate.RO(shared)} }},
+		"no filter":          {nil, func(s *isolate.Spec) { s.Seccomp = isolate.SeccompNone }},
+	} {
+		again, r := hold(nil, plain)
+		if again != first {
+			t.Errorf("before %s: the group is not used again", what)
+		}
+		if s := r.Stat; s.OOMKills+s.OOMs+s.PidsRefused+s.Throttled != 0 || s.CPU == 0 || s.CPU > time.Second {
+			t.Errorf("of it: %+v", s)
+		}
+		open, _ := hold(test.stdout, test.change)
+		if first, _ = hold(nil, plain); first == open {
+			t.Errorf("%s: the group is used again", what)
+		}
+	}
+}
