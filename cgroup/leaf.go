@@ -36,6 +36,7 @@ type Leaf struct {
 	ready    bool  // limits are in force, or
 	notReady error // why not
 	again    bool  // the v1 groups may be another's: see asNew
+	handed   int   // how often Tasks was called
 }
 
 // New makes a leaf and sets its limits. Each limit is read back: one that the
@@ -181,6 +182,14 @@ func (l *Leaf) limit(g *Group) (err error) {
 	step("limits set")
 	l.describe(g)
 	l.stats = l.legacyFiles()
+	// The new quota has let go of whom the last one held up, uncounted from here on.
+	b := buffers.Get().(*[4096]byte)
+	defer buffers.Put(b)
+	text, err := l.stats.cpu.read(cpuStat, b)
+	if err != nil {
+		return err
+	}
+	l.stats.before = throttlingOf(text, true)
 	kill := func() { l.Kill() }
 	if l.limits.KillOne {
 		kill = nil
@@ -250,6 +259,7 @@ func (l *Leaf) v2() file { return file{fd: int(l.unified.Fd()), name: l.path} }
 func (l *Leaf) Tasks() (tasks []*os.File, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.handed++
 	err = l.makeLegacy()
 	for i := 0; err == nil && i < len(l.legacy); i++ {
 		var f file

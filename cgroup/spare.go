@@ -40,9 +40,9 @@ const maxSpares = 8
 const sparePrefix = "."
 
 // residue is how much a program may have left charged, in bytes, or a sixty-fourth of the
-// limit if that is less: what the kernel has set aside for each processor (256 KiB), caches,
-// and what it has yet to free. Of so much the next program's account may be too high at its
-// beginning; the kernel gives it up when that one needs the memory.
+// limit if that is less: what the kernel has set aside for each processor (64 pages), caches,
+// what it has yet to free, and what waits in a pipe that was the program's stdout. By so much
+// the next program's account, peak included, may be too high, and its limit too low.
 const residue = 2 << 20
 
 // take gives the leaf the groups of a spare with its limits, or false.
@@ -132,12 +132,13 @@ func removeAll(places []string, name string) {
 	}
 }
 
-// asNew says whether nobody is in the v1 groups, nothing was counted in them that the next
-// program's account would show, and nothing will be charged to them from elsewhere. Only
-// of a program that was started and has ended: who is yet to start one may have the groups'
-// files open.
+// asNew says whether nobody is in the v1 groups, what was counted in them would not be in
+// the next program's account, but for a residue (or is left out of it, as is waiting for
+// the CPU limit: see Stat), and nothing will be charged to them from elsewhere. Only of a
+// program that was started at once and has ended: an init of another attempt may have the
+// groups' files.
 func (l *Leaf) asNew() bool {
-	if !l.again || l.joins == 0 || l.unified == nil || !l.inForce() {
+	if !l.again || l.handed > 1 || l.joins == 0 || l.unified == nil || !l.inForce() {
 		return false
 	}
 	b := buffers.Get().(*[4096]byte)
@@ -159,7 +160,6 @@ func (l *Leaf) asNew() bool {
 	}{
 		{source{pids, "pids.current"}, "", 0}, // who is dying is no member, and still counts
 		{source{pids, pidsEvents}, "max", 0},
-		{source{l.of("cpu"), cpuStat}, "nr_throttled", 0},
 		{source{memory, oomControl}, "oom_kill", 0},
 		{source{memory, l.stats.usedName}, "", uint64(min(residue, l.limits.Memory/64))},
 	} {

@@ -42,8 +42,9 @@ type Stat struct {
 type statFiles struct {
 	legacy            bool
 	memory, cpu, pids file
-	accounts          file // of CPU time
-	pressure          bool // accounts is of v2, and says what was waited for
+	accounts          file       // of CPU time
+	pressure          bool       // accounts is of v2, and says what was waited for
+	before            throttling // v1: of who had the group before
 
 	usageName, usedName, peakName, eventsName string
 
@@ -223,13 +224,8 @@ func (l *Leaf) Stat() (Stat, error) {
 		}
 	}
 	s.PidsRefused = field(read(f.pids, pidsEvents), "max")
-	cpu := read(f.cpu, cpuStat)
-	s.Throttled = field(cpu, "nr_throttled")
-	if f.legacy {
-		s.ThrottledTime = time.Duration(field(cpu, "throttled_time"))
-	} else {
-		s.ThrottledTime = time.Duration(field(cpu, "throttled_usec")) * time.Microsecond
-	}
+	now := throttlingOf(read(f.cpu, cpuStat), f.legacy)
+	s.Throttled, s.ThrottledTime = now.periods-f.before.periods, now.time-f.before.time
 	if f.pressure {
 		for i, p := range []*Pressure{&s.CPUPressure, &s.MemoryPressure, &s.IOPressure} {
 			text, e := f.read(source{f.accounts, pressures[i]}, b)
@@ -241,6 +237,22 @@ func (l *Leaf) Stat() (Stat, error) {
 		}
 	}
 	return s, err
+}
+
+// throttling is what was waited for the CPU limit.
+type throttling struct {
+	periods uint64
+	time    time.Duration
+}
+
+func throttlingOf(cpuStat []byte, legacy bool) throttling {
+	t := throttling{periods: field(cpuStat, "nr_throttled")}
+	if legacy {
+		t.time = time.Duration(field(cpuStat, "throttled_time"))
+	} else {
+		t.time = time.Duration(field(cpuStat, "throttled_usec")) * time.Microsecond
+	}
+	return t
 }
 
 func number(b []byte) (uint64, error) {

@@ -29,8 +29,9 @@ type Plan struct {
 	Network ForkerNetwork
 	// NothingOutlives: what was the program's own, a FreshNetwork and v1 groups, may be the
 	// next one's once it is dead, if it is as good as new. The filter lets the program do
-	// little there, and it is shown no place in which others could have a socket, by which
-	// it could send them what holds the namespace, or goes on being charged to the groups.
+	// little there, and it is shown no place in which others could have a socket: it can
+	// send nobody a descriptor, which would hold the namespace, or have the groups charged
+	// for what another does.
 	NothingOutlives bool
 	// InTemplate is a start that finds its root made.
 	InTemplate bool
