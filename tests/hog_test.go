@@ -29,7 +29,9 @@ func hogRole() {
 	}
 	got, err := hogs[os.Args[1]](amount)
 	fmt.Println("got", got, err)
-	select {}
+	for { // not select {}, which without cgo the runtime takes for a deadlock, and ends
+		time.Sleep(time.Hour)
+	}
 }
 
 // hogs take up to so many bytes, files or descriptors and keep them until the

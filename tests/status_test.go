@@ -92,9 +92,12 @@ func TestMemoryInUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if c.got < amount {
+		c.Kill(handler.Killed)
+		t.Fatalf("got %d: %s; %+v", c.got, c.said, c.Wait())
+	}
 	// /proc counts in batches: a program's own memory may be missing there for a while.
 	if u.Memory < amount || u.Memory > amount+24<<20 {
 		t.Errorf("%d bytes in use, of which the program asked for %d", u.Memory, amount)
 	}
-
 }
