@@ -225,7 +225,8 @@ func (l *Leaf) Stat() (Stat, error) {
 	}
 	s.PidsRefused = field(read(f.pids, pidsEvents), "max")
 	now := throttlingOf(read(f.cpu, cpuStat), f.legacy)
-	s.Throttled, s.ThrottledTime = now.periods-f.before.periods, now.time-f.before.time
+	s.Throttled = max(now.periods, f.before.periods) - f.before.periods // less if it could not be read
+	s.ThrottledTime = max(now.time, f.before.time) - f.before.time
 	if f.pressure {
 		for i, p := range []*Pressure{&s.CPUPressure, &s.MemoryPressure, &s.IOPressure} {
 			text, e := f.read(source{f.accounts, pressures[i]}, b)
