@@ -87,7 +87,10 @@ func awaitIgnored(t *testing.T, r *running) {
 // the program ended.
 func TestReasonsUnderRaces(t *testing.T) {
 	testenv.NoLeaks(t)
-	const rounds = 60
+	rounds := 60
+	if testing.Short() {
+		rounds = 20
+	}
 	// How long a program takes that ends by itself, to strike about then.
 	begun := time.Now()
 	start(t, cgroup.Limits{}, handler.Budgets{}, isolate.Hardened(), "/usr/bin/true").wait()
