@@ -57,7 +57,7 @@ func (g *Group) New(name string, limits Limits) (*Leaf, error) {
 // v1 groups, and Ready writes limits, while a launcher works. The program must not
 // run before Ready has returned nil.
 func (g *Group) Begin(name string, limits Limits) (_ *Leaf, err error) {
-	if name == "" || strings.ContainsAny(name, "/\x00\n") || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "cgroup.") || name == supervisor || len(name) > 200 {
+	if name == "" || strings.ContainsAny(name, "/\x00\n") || strings.HasPrefix(name, sparePrefix) || strings.HasPrefix(name, "cgroup.") || name == supervisor || len(name) > 200 {
 		return nil, fmt.Errorf("cgroup: %q is no name for a leaf", name)
 	}
 	if err := limits.Check(); err != nil {
@@ -189,7 +189,7 @@ func (l *Leaf) limit(g *Group) (err error) {
 	if err != nil {
 		return err
 	}
-	l.stats.before = throttlingOf(text, true)
+	l.stats.before = throttlingOf(text)
 	kill := func() { l.Kill() }
 	if l.limits.KillOne {
 		kill = nil

@@ -11,8 +11,8 @@ import (
 )
 
 // spares are the v1 groups of programs that have ended, for programs to come with the
-// same limits. To make three and to take down three in which somebody was is a tenth to a
-// seventh of what processors spend on a start (Linux 6.18), and a memory group that was
+// same limits. To make three and to take down three in which somebody was is a tenth to an
+// eighth of what processors spend on a start (Linux 6.18), and a memory group that was
 // taken down stays with the kernel for as long as something is charged to it.
 //
 // Only groups are kept that nothing tells from new ones: see asNew. They get the next
@@ -33,7 +33,8 @@ type spare struct {
 	groups []file
 }
 
-// maxSpares bounds how many wait, of some 300 KiB of the kernel's memory each.
+// maxSpares bounds how many wait, of some 30 KiB of the kernel's memory each, 100 on a host
+// that has had thousands of file systems at once.
 const maxSpares = 8
 
 // sparePrefix begins no leaf's name.
@@ -153,29 +154,17 @@ func (l *Leaf) asNew() bool {
 		}
 	}
 	memory, pids := l.of("memory"), l.of("pids")
-	for _, account := range []struct {
-		source
-		field string // "": the only one
-		most  uint64
-	}{
-		{source{pids, "pids.current"}, "", 0}, // who is dying is no member, and still counts
-		{source{pids, pidsEvents}, "max", 0},
-		{source{memory, oomControl}, "oom_kill", 0},
-		{source{memory, l.stats.usedName}, "", uint64(min(residue, l.limits.Memory/64))},
-	} {
-		text, err := l.stats.read(account.source, b)
-		if err != nil {
-			return false
-		}
-		n := field(text, account.field)
-		if account.field == "" {
-			if n, err = number(text); err != nil {
-				return false
-			}
-		}
-		if n > account.most {
-			return false
-		}
+	if text, err := l.stats.read(source{pids, "pids.current"}, b); err != nil || string(text) != "0\n" {
+		return false // who is dying is no member, and still counts
 	}
-	return l.oom.own() == 0 && memory.write(l.stats.peakName, "0") == nil
+	if text, err := l.stats.read(source{pids, pidsEvents}, b); err != nil || field(text, "max") > 0 {
+		return false
+	}
+	if text, err := l.stats.read(source{memory, oomControl}, b); err != nil || field(text, "oom_kill") > 0 || l.oom.own() > 0 {
+		return false
+	}
+	if used, err := l.usageInto(b); err != nil || used.Memory > uint64(min(residue, l.limits.Memory/64)) {
+		return false
+	}
+	return memory.write(l.stats.peakName, "0") == nil
 }

@@ -224,7 +224,7 @@ func (l *Leaf) Stat() (Stat, error) {
 		}
 	}
 	s.PidsRefused = field(read(f.pids, pidsEvents), "max")
-	now := throttlingOf(read(f.cpu, cpuStat), f.legacy)
+	now := throttlingOf(read(f.cpu, cpuStat))
 	s.Throttled = max(now.periods, f.before.periods) - f.before.periods // less if it could not be read
 	s.ThrottledTime = max(now.time, f.before.time) - f.before.time
 	if f.pressure {
@@ -246,14 +246,9 @@ type throttling struct {
 	time    time.Duration
 }
 
-func throttlingOf(cpuStat []byte, legacy bool) throttling {
-	t := throttling{periods: field(cpuStat, "nr_throttled")}
-	if legacy {
-		t.time = time.Duration(field(cpuStat, "throttled_time"))
-	} else {
-		t.time = time.Duration(field(cpuStat, "throttled_usec")) * time.Microsecond
-	}
-	return t
+func throttlingOf(cpuStat []byte) throttling {
+	v1, v2 := field(cpuStat, "throttled_time"), field(cpuStat, "throttled_usec") // ns, µs
+	return throttling{field(cpuStat, "nr_throttled"), time.Duration(v1) + time.Duration(v2)*time.Microsecond}
 }
 
 func number(b []byte) (uint64, error) {

@@ -17,9 +17,7 @@ import (
 // TestGroupsOfTheDead: v1 groups are another program's next, with nothing in their account,
 // but only if the program could give nobody what goes on being charged to them.
 func TestGroupsOfTheDead(t *testing.T) {
-	if testenv.Group(t).Layout() != "hybrid" || os.Geteuid() != 0 {
-		t.Skip("root's groups are used again, of v1 beside v2")
-	}
+	testenv.Need(t, "hybrid", testenv.Group(t).Layout() == "hybrid" && os.Geteuid() == 0, "root's groups are used again, of v1 beside v2")
 	testenv.NoLeaks(t)
 	memory := ""
 	for _, dir := range testenv.GroupDirs(os.Getpid()) {

@@ -143,8 +143,8 @@ func holdings() held {
 	entries, _ := os.ReadDir("/proc/self/fd")
 	for _, e := range entries {
 		target, err := os.Readlink("/proc/self/fd/" + e.Name())
-		// The launcher keeps templates and network namespaces, and the group v1 groups, a
-		// bounded number of each, for the next start.
+		// The launcher keeps templates and network namespaces, and package cgroup groups
+		// of v1, a bounded number of each, for the next start.
 		kept := strings.HasPrefix(target, "user:[") || strings.HasPrefix(target, "mnt:[") || strings.HasPrefix(target, "net:[") || spare(target)
 		if err == nil && !kept {
 			h.descriptors = append(h.descriptors, strings.Split(target, ":")[0])
